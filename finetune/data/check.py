@@ -138,7 +138,7 @@ class _Survey:
         try:
             self._measure(conversation, self.template)
         except (TemplateError, DataError) as error:
-            intake.refuse(Malformed(record.source, record.line, 0, str(error)))
+            intake.refuse(Malformed(record.source, record.line, 0, str(error), "E301"))
 
     def _measure(self, conversation: Conversation | PlainText, template: ChatTemplate) -> None:
         train_on, overflow = self.data_config.train_on, self.data_config.overflow

@@ -175,7 +175,8 @@ def load_conversations(data_config: DataConfig, file: str, data_dir: Path) -> li
     samples: list[Sample] = []
     for record, conversation in intake.conversations():
         if isinstance(conversation, PlainText):
-            intake.refuse(Malformed(record.source, record.line, 0, "plain text has no turn to answer"))
+            reason = "plain text has no turn to answer"
+            intake.refuse(Malformed(record.source, record.line, 0, reason, "E302"))
         else:
             samples.append(Sample(conversation, f"{record.source}:{record.line}"))
     if data_config.on_bad_record == "error":

@@ -4,9 +4,21 @@ from typing import Any
 
 from finetune.data.strict_json import NotJSONError, loads
 
+KeyPath = tuple[str | int, ...]
+"""Keys and indices that lead from the top of a record to a value in it."""
+
 
 class WrongRecordError(ValueError):
-    """What is wrong with one record; whoever knows its file and line adds them."""
+    """What is wrong with one record; whoever knows its file and line adds them.
+
+    path: the keys and indices that lead from the record's top to the value that is wrong.
+    """
+
+    def __init__(self, code: str, reason: str, path: KeyPath = ()) -> None:
+        super().__init__(reason)
+        self.code = code
+        self.reason = reason
+        self.path = path
 
 
 def json_kind(value: Any) -> str:
@@ -18,7 +30,7 @@ def json_kind(value: Any) -> str:
 def text_of(value: Any, what: str) -> str:
     """`value` if it is text. Raises WrongRecordError otherwise."""
     if not isinstance(value, str):
-        raise WrongRecordError(f"{what} is {json_kind(value)}; expected text")
+        raise WrongRecordError("E206", f"{what} is {json_kind(value)}; expected text")
     return value
 
 
@@ -29,4 +41,4 @@ def decoded(value: Any, what: str) -> Any:
     try:
         return loads(value)
     except NotJSONError as problem:
-        raise WrongRecordError(f"{what}: {problem.reason} (character {problem.position + 1})") from None
+        raise WrongRecordError("E208", f"{what}: {problem.reason} (character {problem.position + 1})") from None

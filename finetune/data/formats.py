@@ -51,15 +51,15 @@ def detect_format(data: Mapping[str, Any]) -> tuple[Format, str]:
     if "text" in data:
         return "text", 'records have "text"'
     expected = "messages | conversations | instruction and output | prompt and completion | text"
-    raise WrongRecordError(f"no known format: the record has {_keys(data)}; expected {expected}")
+    raise WrongRecordError("E201", f"no known format: the record has {_keys(data)}; expected {expected}")
 
 
 def parse_conversation(record: Record, format: Format) -> Conversation | PlainText:  # noqa: A002
     """The conversation a record holds; a `text` record is a PlainText. Raises RecordError (a DataError)."""
     try:
         return _READERS[format](record.data)
-    except ValueError as wrong:  # WrongRecordError, or an invariant of Conversation and its parts
-        raise RecordError(Malformed(record.source, record.line, 0, str(wrong))) from None
+    except WrongRecordError as wrong:
+        raise RecordError(Malformed(record.source, record.line, 0, wrong.reason, wrong.code)) from None
 
 
 def _keys(data: Mapping[str, Any]) -> str:
@@ -72,7 +72,7 @@ def _names(turns: Any, key: str) -> bool:
 
 def _field(data: Mapping[str, Any], key: str) -> Any:
     if data.get(key) is None:
-        raise WrongRecordError(f'the record has no "{key}"; it has {_keys(data)}')
+        raise WrongRecordError("E202", f'the record has no "{key}"; it has {_keys(data)}')
     return data[key]
 
 
@@ -98,7 +98,7 @@ _SPEAKERS = {
 def _sharegpt(data: Mapping[str, Any]) -> Conversation:
     listed = _field(data, "conversations")
     if not isinstance(listed, list):
-        raise WrongRecordError(f"conversations is {json_kind(listed)}; expected an array of turns")
+        raise WrongRecordError("E203", f"conversations is {json_kind(listed)}; expected an array of turns")
     turns = [_speaker_turn(turn, number) for number, turn in enumerate(listed, 1)]
     return _with_system(data, conversation(turns, data.get("tools"), data.get("images")))
 
@@ -112,12 +112,14 @@ def _with_system(data: Mapping[str, Any], read: Conversation) -> Conversation:
 def _speaker_turn(turn: Any, number: int) -> dict[str, Any]:
     """A ShareGPT turn as an OpenAI message; its `train` and `weight` come along."""
     if not isinstance(turn, dict) or "from" not in turn or "value" not in turn:
-        raise WrongRecordError(f"message {number} is no ShareGPT turn; expected an object with from and value")
+        raise WrongRecordError(
+            "E203", f"message {number} is no ShareGPT turn; expected an object with from and value"
+        )
     speaker = turn["from"]
     if not isinstance(speaker, str) or speaker not in _SPEAKERS:
         hint = " (use 'function_call' for calls and 'observation' for results)" if speaker == "function" else ""
         expected = "expected human, gpt, system, function_call or observation"
-        raise WrongRecordError(f"message {number} is from {speaker!r}; {expected}{hint}")
+        raise WrongRecordError("E204", f"message {number} is from {speaker!r}; {expected}{hint}")
     rest = {key: value for key, value in turn.items() if key not in ("from", "value")}
     if speaker == "function_call":
         return {**rest, "role": "assistant", "tool_calls": _function_calls(turn["value"], number)}
@@ -128,9 +130,9 @@ def _function_calls(value: Any, number: int) -> list[Any]:
     try:
         calls = loads(value) if isinstance(value, str) else value
     except NotJSONError as problem:
-        raise WrongRecordError(f"message {number} (function_call): {problem.reason}") from None
+        raise WrongRecordError("E208", f"message {number} (function_call): {problem.reason}") from None
     if not calls or not isinstance(calls, dict | list):
-        raise WrongRecordError(f"message {number} (function_call) holds no name and arguments")
+        raise WrongRecordError("E209", f"message {number} (function_call) holds no name and arguments")
     return calls if isinstance(calls, list) else [calls]
 
 
@@ -143,7 +145,7 @@ def _alpaca(data: Mapping[str, Any]) -> Conversation:
         turns += _exchange(asked, answered)
     answer = text_of(_field(data, "output"), "output")
     if not question.strip() or not answer.strip():
-        raise WrongRecordError(f"{'output' if question.strip() else 'instruction'} is empty")
+        raise WrongRecordError("E205", f"{'output' if question.strip() else 'instruction'} is empty")
     turns += _exchange(question, answer)
     return _with_system(data, conversation(turns, data.get("tools"), data.get("images")))
 
@@ -154,7 +156,7 @@ def _exchange(question: str, answer: str) -> list[dict[str, Any]]:
 
 def _history(value: Any) -> list[tuple[str, str]]:
     if not isinstance(value, list) or not all(isinstance(pair, list) and len(pair) == 2 for pair in value):
-        raise WrongRecordError("history is not an array of [question, answer] pairs")
+        raise WrongRecordError("E203", "history is not an array of [question, answer] pairs")
     return [(text_of(asked, "history"), text_of(answered, "history")) for asked, answered in value]
 
 
@@ -170,11 +172,11 @@ def _prompt_completion(data: Mapping[str, Any]) -> Conversation:
 
 def _as_turns(value: Any, role: str, what: str) -> list[Any]:
     if not value or (isinstance(value, str) and not value.strip()):
-        raise WrongRecordError(f"{what} is empty")
+        raise WrongRecordError("E205", f"{what} is empty")
     if isinstance(value, str):
         return [{"role": role, "content": value}]
     if not isinstance(value, list):
-        raise WrongRecordError(f"{what} is {json_kind(value)}; expected text or an array of messages")
+        raise WrongRecordError("E203", f"{what} is {json_kind(value)}; expected text or an array of messages")
     return value
 
 
@@ -185,7 +187,7 @@ def _context(message: Message) -> Message:
 def _text(data: Mapping[str, Any]) -> PlainText:
     text = text_of(_field(data, "text"), "text")
     if not text.strip():
-        raise WrongRecordError("text is empty")
+        raise WrongRecordError("E205", "text is empty")
     return PlainText(text)
 
 

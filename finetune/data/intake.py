@@ -88,7 +88,7 @@ class Intake:
         except RecordError as error:
             return self.refuse(error.problem)
         except WrongRecordError as wrong:
-            return self.refuse(Malformed(record.source, record.line, 0, str(wrong)))
+            return self.refuse(Malformed(record.source, record.line, 0, wrong.reason, wrong.code))
 
     def refuse(self, problem: Malformed) -> Malformed:
         """Note a record that cannot be used."""

@@ -6,6 +6,9 @@ from typing import Any
 
 from finetune.data.strict_json import NotJSONError, decode_at, end_of_value, skip_blank
 
+_CUT_OFF = ("E105", "the file ends before its array's ]: it is cut off")
+_NO_COMMA = ("E113", "a comma is missing here")
+
 
 def concatenated(text: str, position: int) -> Iterator[tuple[int, Any]]:
     while position < len(text):
@@ -31,17 +34,15 @@ def elements(text: str, position: int) -> Iterator[tuple[int, Any]]:
             position = skip_blank(text, position + 1)
         elif not text.startswith("]", position):
             at_end = position >= len(text)
-            reason = (
-                "the file ends before its array's ]: it is cut off" if at_end else "a comma is missing here"
-            )
-            yield position, NotJSONError(reason, position)
+            code, reason = _CUT_OFF if at_end else _NO_COMMA
+            yield position, NotJSONError(code, reason, position)
             if not text.startswith("{", position):
                 return
     if comma:
-        yield position, NotJSONError("a comma before the closing ]", position)
+        yield position, NotJSONError("E113", "a comma before the closing ]", position)
     position = skip_blank(text, position + 1)
     if position < len(text):
-        yield position, NotJSONError("text after the closing ] of the array", position)
+        yield position, NotJSONError("E106", "text after the closing ] of the array", position)
 
 
 def _value_or_problem(text: str, position: int) -> tuple[Any, int | None]:
@@ -52,9 +53,8 @@ def _value_or_problem(text: str, position: int) -> tuple[Any, int | None]:
         end = _next_alike(text, position, problem.position) or end_of_value(text, position)
         if end is not None:
             return problem, end
-        return NotJSONError(
-            f"{problem.reason}; nothing behind this place could be read", problem.position
-        ), None
+        reason = f"{problem.reason}; nothing behind this place could be read"
+        return NotJSONError(problem.code, reason, problem.position), None
 
 
 def _next_alike(text: str, position: int, wrong: int) -> int | None:

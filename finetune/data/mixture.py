@@ -92,13 +92,13 @@ class FileLoad:
                 conversation, template, max_length=max_length, train_on=train_on, overflow=overflow
             )
         except (TemplateError, DataError) as error:
-            self.intake.refuse(Malformed(record.source, record.line, 0, str(error)))
+            self.intake.refuse(Malformed(record.source, record.line, 0, str(error), "E301"))
             self.unspelt += 1
             return None
         self.ledger.count(fate)
         if fate == "too_long":
             reason = f"longer than {max_length} tokens (max_input_length + max_output_length)"
-            self.too_long.append(Malformed(record.source, record.line, 0, reason))
+            self.too_long.append(Malformed(record.source, record.line, 0, reason, "E401"))
         if isinstance(conversation, Conversation) and (fate == "truncated" or train_on == "last"):
             self.ledger.turns_left_out += _turns_left_out(conversation, examples)
         return (examples, record.source, record.line, fate) if examples else None

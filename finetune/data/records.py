@@ -35,16 +35,21 @@ class Record:
 
 @dataclass(frozen=True, slots=True)
 class Malformed:
-    """A place in a data file that is no record, and why; column 0: the record as a whole."""
+    """A place in a data file that is no record, and why; column 0: the record as a whole.
+
+    code: names the kind of mistake; `finetune docs CODE` says more.
+    """
 
     source: str
     line: int
     column: int
     reason: str
+    code: str
 
     def as_dict(self) -> dict[str, Any]:
         """For a report."""
-        return {"file": self.source, "line": self.line, "column": self.column, "reason": self.reason}
+        place = {"file": self.source, "line": self.line, "column": self.column}
+        return {**place, "code": self.code, "reason": self.reason}
 
     def as_json(self) -> str:
         """A line of rejected.jsonl, without its line break."""
@@ -52,7 +57,7 @@ class Malformed:
 
     def __str__(self) -> str:
         place = f"{self.source}:{self.line}:{self.column}" if self.column else f"{self.source}:{self.line}"
-        return f"{place}: {self.reason}"
+        return f"{place}: {self.code} {self.reason}"
 
 
 def read_records(path: str | Path) -> Iterator[Record | Malformed]:
@@ -101,7 +106,7 @@ def _until_damaged(path: Path, records: Iterator[Record | Malformed]) -> Iterato
             line = record.line
             yield record
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        yield Malformed(str(path), line + 1, 0, f"the gzip file is damaged from here on: {error}")
+        yield Malformed(str(path), line + 1, 0, f"the gzip file is damaged from here on: {error}", "E114")
 
 
 def _read_kind(path: Path) -> Iterator[Record | Malformed]:
@@ -129,7 +134,7 @@ def _read_json(path: Path) -> Iterator[Record | Malformed]:
         head = file.read(4096)
         file.seek(0)
         if encoding := _other_encoding(head):
-            yield Malformed(source, 1, 1, f"the file is {encoding}, not UTF-8; save it as UTF-8")
+            yield Malformed(source, 1, 1, f"the file is {encoding}, not UTF-8; save it as UTF-8", "E102")
         elif _has_record_per_line(head, file, _kind(path)):
             yield from _read_lines(file, source)
         else:
@@ -173,15 +178,17 @@ def _line_record(line: bytes, source: str, number: int) -> Record | Malformed:
         text = line.rstrip(b"\r\n").decode()
     except UnicodeDecodeError as error:
         column = len(line[: error.start].decode()) + 1
-        return Malformed(source, number, column, _not_utf8(line[error.start]))
+        return Malformed(source, number, column, _not_utf8(line[error.start]), "E101")
     if "\0" in text:
-        return Malformed(source, number, text.index("\0") + 1, "a NUL byte; the file is damaged or not text")
+        return Malformed(
+            source, number, text.index("\0") + 1, "a NUL byte; the file is damaged or not text", "E103"
+        )
     try:
         return _record(loads(text), source, number, 1)
     except NotJSONError as problem:
         cut = "cut off" in problem.reason and not line.endswith(b"\n")
         reason = problem.reason + ("; the file ends here without a line break" if cut else "")
-        return Malformed(source, number, problem.position + 1, reason)
+        return Malformed(source, number, problem.position + 1, reason, problem.code)
 
 
 def _not_utf8(byte: int) -> str:
@@ -191,7 +198,9 @@ def _not_utf8(byte: int) -> str:
 def _record(value: Any, source: str, line: int, column: int) -> Record | Malformed:
     if isinstance(value, dict):
         return Record(value, source, line)
-    return Malformed(source, line, column, f"a record is a JSON object in braces; found {json_kind(value)}")
+    return Malformed(
+        source, line, column, f"a record is a JSON object in braces; found {json_kind(value)}", "E112"
+    )
 
 
 def _read_values(content: bytes, source: str) -> Iterator[Record | Malformed]:
@@ -206,7 +215,7 @@ def _read_values(content: bytes, source: str) -> Iterator[Record | Malformed]:
         line, counted = line + text.count("\n", counted, place), place
         column = place - text.rfind("\n", 0, place)
         if isinstance(value, NotJSONError):
-            yield Malformed(source, line, column, value.reason)
+            yield Malformed(source, line, column, value.reason, value.code)
         else:
             yield _record(value, source, line, column)
 
@@ -216,14 +225,14 @@ def _read_text(path: Path) -> Iterator[Record | Malformed]:
     with _open(path) as file:
         content = file.read().removeprefix(_BOM)
     if encoding := _other_encoding(content[:4096]):
-        yield Malformed(str(path), 1, 1, f"the file is {encoding}, not UTF-8; save it as UTF-8")
+        yield Malformed(str(path), 1, 1, f"the file is {encoding}, not UTF-8; save it as UTF-8", "E102")
         return
     try:
         yield Record({"text": content.decode()}, str(path), 1)
     except UnicodeDecodeError as error:
         before = content[: error.start].decode()
         line, column = before.count("\n") + 1, len(before) - before.rfind("\n")
-        yield Malformed(str(path), line, column, _not_utf8(content[error.start]))
+        yield Malformed(str(path), line, column, _not_utf8(content[error.start]), "E101")
 
 
 def _read_parquet(path: Path) -> Iterator[Record | Malformed]:
@@ -237,7 +246,7 @@ def _read_parquet(path: Path) -> Iterator[Record | Malformed]:
             for number, row in enumerate(rows, 1):
                 yield Record(without_nulls(row), str(path), number)
     except (ArrowException, OSError) as error:
-        yield Malformed(str(path), 1, 0, f"cannot be read as parquet: {error}")
+        yield Malformed(str(path), 1, 0, f"cannot be read as parquet: {error}", "E115")
 
 
 def _read_hub(name: str) -> Iterator[Record | Malformed]:

@@ -21,8 +21,9 @@ _AFTER_KEY = re.compile(r"[ \t\r\n]*:")
 class NotJSONError(ValueError):
     """What is wrong with a text as JSON, and the offset in characters where."""
 
-    def __init__(self, reason: str, position: int) -> None:
+    def __init__(self, code: str, reason: str, position: int) -> None:
         super().__init__(reason)
+        self.code = code
         self.reason = reason
         self.position = position
 
@@ -63,13 +64,13 @@ def decode_at(text: str, start: int) -> tuple[Any, int]:
     try:
         value, end = _DECODER.raw_decode(text, start)
     except json.JSONDecodeError as error:
-        raise NotJSONError(_reason(error), error.pos) from None
+        raise _syntax_error(error) from None
     except _RefusedError:
-        raise next(_offences(text, start), NotJSONError("refused", start)) from None
+        raise next(_offences(text, start), NotJSONError("E104", "not valid JSON", start)) from None
     except RecursionError:
-        raise NotJSONError("nested too deeply", start) from None
+        raise NotJSONError("E111", "nested too deeply", start) from None
     except ValueError:
-        raise NotJSONError("a number of more than 4,300 digits", start) from None
+        raise NotJSONError("E109", "a number of more than 4,300 digits", start) from None
     if _HALF_PAIR.search(text, start, end):
         for offence in _offences(text, start, end):
             raise offence
@@ -81,7 +82,7 @@ def loads(text: str) -> Any:
     value, end = decode_at(text, skip_blank(text, 0))
     end = skip_blank(text, end)
     if end < len(text):
-        raise NotJSONError("text after the end of the JSON value", end)
+        raise NotJSONError("E106", "text after the end of the JSON value", end)
     return value
 
 
@@ -98,14 +99,19 @@ def end_of_value(text: str, start: int) -> int | None:
     return None
 
 
+def _syntax_error(error: json.JSONDecodeError) -> NotJSONError:
+    at_end = skip_blank(error.doc, error.pos) == len(error.doc)
+    if at_end or error.msg.startswith("Unterminated"):
+        return NotJSONError("E105", "not valid JSON: cut off in the middle of a record", error.pos)
+    return NotJSONError("E104", _reason(error), error.pos)
+
+
 def _reason(error: json.JSONDecodeError) -> str:
-    rest = error.doc[error.pos :]
-    if not rest.strip() or error.msg.startswith("Unterminated"):
-        return "not valid JSON: cut off in the middle of a record"
-    if rest.startswith("'"):
+    rest = error.doc[error.pos : error.pos + 1]
+    if rest == "'":
         return "not valid JSON: names and strings stand in double quotes, not single ones"
     if error.msg.startswith("Invalid control character"):
-        what = "a line break" if rest[0] in "\r\n" else f"the control character U+{ord(rest[0]):04X}"
+        what = "a line break" if rest in "\r\n" else f"the control character U+{ord(rest):04X}"
         return f"not valid JSON: {what} inside a string; write it as an escape like \\n"
     return f"not valid JSON: {error.msg[0].lower()}{error.msg[1:]}"
 
@@ -123,19 +129,19 @@ def _offences(text: str, start: int, end: int | None = None) -> Iterator[NotJSON
             keys = seen[-1] if seen and _AFTER_KEY.match(text, token.end()) else None
             yield from _string_offences(word, token.start(), keys)
         elif constant := _CONSTANT.match(word):
-            yield NotJSONError(f"{constant[0]} is not JSON; leave the field out", token.start())
+            yield NotJSONError("E108", f"{constant[0]} is not JSON; leave the field out", token.start())
         elif (number := _NUMBER.match(word)) and isinf(float(number[0])):
-            yield NotJSONError(f"the number {number[0]} is too large", token.start())
+            yield NotJSONError("E109", f"the number {number[0]} is too large", token.start())
 
 
 def _string_offences(literal: str, position: int, keys: set[str] | None) -> Iterator[NotJSONError]:
     """`keys`: those seen so far in this object if the string is a key, else None."""
     for half in re.finditer("[\udc80-\udcff]", literal):
-        yield NotJSONError("bytes that are not UTF-8; save the file as UTF-8", position + half.start())
+        yield NotJSONError("E101", "bytes that are not UTF-8; save the file as UTF-8", position + half.start())
     string = json.loads(literal, strict=False)
     if not string.isascii() and re.search("[\ud800-\udfff]", string):
-        yield NotJSONError("half of a surrogate pair, which is no character", position)
+        yield NotJSONError("E110", "half of a surrogate pair, which is no character", position)
     if keys is not None and string in keys:
-        yield NotJSONError(f"the key {literal} stands twice in one object", position)
+        yield NotJSONError("E107", f"the key {literal} stands twice in one object", position)
     if keys is not None:
         keys.add(string)

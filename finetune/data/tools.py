@@ -11,7 +11,7 @@ def tool_list(value: Any) -> tuple[Tool, ...]:
     """The tools in a list, or in a JSON string of one. Raises WrongRecordError, naming the tool."""
     listed = decoded(value, "tools")
     if not isinstance(listed, list):
-        raise WrongRecordError(f"tools is {json_kind(listed)}; expected an array")
+        raise WrongRecordError("E211", f"tools is {json_kind(listed)}; expected an array")
     return tuple(_tool(tool, number) for number, tool in enumerate(listed, 1))
 
 
@@ -19,10 +19,12 @@ def _tool(value: Any, number: int) -> Tool:
     """OpenAI's shape {"type": "function", "function": {…}}, or the function alone."""
     function = value.get("function", value) if isinstance(value, dict) else value
     if not isinstance(function, dict) or not isinstance(function.get("name"), str) or not function["name"]:
-        raise WrongRecordError(f"tool {number} has no name")
+        raise WrongRecordError("E211", f"tool {number} has no name")
     parameters = decoded(function.get("parameters") or {}, f"tool {number}: parameters")
     if not isinstance(parameters, dict):
-        raise WrongRecordError(f"tool {number}: parameters are {json_kind(parameters)}; expected a JSON Schema")
+        raise WrongRecordError(
+            "E211", f"tool {number}: parameters are {json_kind(parameters)}; expected a JSON Schema"
+        )
     description = text_of(function.get("description") or "", f"tool {number}: description")
     return Tool(function["name"], description, parameters)
 
@@ -30,10 +32,12 @@ def _tool(value: Any, number: int) -> Tool:
 def tool_call(call: Any, where: str) -> ToolCall:
     """A call in OpenAI's shape or a bare {name, arguments}, these a JSON string or not."""
     if not isinstance(call, dict):
-        raise WrongRecordError(f"{where}: a tool call is {json_kind(call)}; expected name and arguments")
+        raise WrongRecordError(
+            "E209", f"{where}: a tool call is {json_kind(call)}; expected name and arguments"
+        )
     function = call.get("function", call)
     if not isinstance(function, dict) or not isinstance(function.get("name"), str) or not function["name"]:
-        raise WrongRecordError(f"{where}: a tool call has no function name")
+        raise WrongRecordError("E209", f"{where}: a tool call has no function name")
     name = function["name"]
     identity = call.get("id")
     arguments = call_arguments(function.get("arguments"), f"{where}: the call of {name!r}")
@@ -46,7 +50,7 @@ def call_arguments(value: Any, where: str) -> dict[str, Any]:
         return {}
     arguments = decoded(value, f"{where}: arguments")
     if not isinstance(arguments, dict):
-        raise WrongRecordError(f"{where}: arguments are {json_kind(arguments)}; expected a JSON object")
+        raise WrongRecordError("E210", f"{where}: arguments are {json_kind(arguments)}; expected a JSON object")
     return arguments
 
 

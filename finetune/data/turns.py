@@ -41,23 +41,25 @@ def conversation(turns: Any, tools: Any = None, images: Any = None) -> Conversat
         if message is None:
             continue
         if message.role == "tool" and waiting == 0:
-            raise WrongRecordError(f"message {number} is a tool result without a call before it")
+            raise WrongRecordError("E207", f"message {number} is a tool result without a call before it")
         waiting = waiting - 1 if message.role == "tool" else len(message.tool_calls)
         messages.append(message)
     if not messages:
-        raise WrongRecordError("no message but an empty system message")
+        raise WrongRecordError("E205", "no message but an empty system message")
     return Conversation(_with_images(messages, images), declared)
 
 
 def _turn_list(turns: Any) -> list[dict[str, Any]]:
     turns = decoded(turns, "the list of messages")
     if not isinstance(turns, list):
-        raise WrongRecordError(f"the messages are {json_kind(turns)}; expected an array of messages")
+        raise WrongRecordError("E203", f"the messages are {json_kind(turns)}; expected an array of messages")
     if not turns:
-        raise WrongRecordError("the list of messages is empty")
+        raise WrongRecordError("E203", "the list of messages is empty")
     for number, turn in enumerate(turns, 1):
         if not isinstance(turn, dict):
-            raise WrongRecordError(f"message {number} is {json_kind(turn)}; expected an object with a role")
+            raise WrongRecordError(
+                "E203", f"message {number} is {json_kind(turn)}; expected an object with a role"
+            )
     # A null field means the same as no field, in OpenAI's format and after a trip through Arrow.
     return [{key: value for key, value in turn.items() if value is not None} for turn in turns]
 
@@ -70,12 +72,12 @@ def _role_or_none(turn: Mapping[str, Any]) -> Role | None:
 def _role(turn: Mapping[str, Any], number: int) -> Role:
     if "role" not in turn:
         hint = "; this looks like ShareGPT: name the list `conversations`" if "from" in turn else ""
-        raise WrongRecordError(f"message {number} has no role{hint}")
+        raise WrongRecordError("E204", f"message {number} has no role{hint}")
     role = _role_or_none(turn)
     if role is None:
         hint = " (use 'tool' for results)" if turn["role"] == "function" else ""
         expected = "expected system, user, assistant or tool"
-        raise WrongRecordError(f"message {number} has role {turn['role']!r}; {expected}{hint}")
+        raise WrongRecordError("E204", f"message {number} has role {turn['role']!r}; {expected}{hint}")
     return role
 
 
@@ -90,7 +92,9 @@ def _message(turn: Mapping[str, Any], number: int, *, calls_in_text: bool) -> Me
     if role == "system" and not content.strip() and turn.get("tools"):
         return None
     if role in ("user", "assistant") and not (content.strip() or calls or images or reasoning):
-        raise WrongRecordError(f"message {number} ({role}) is empty; write its content or leave the record out")
+        raise WrongRecordError(
+            "E205", f"message {number} ({role}) is empty; write its content or leave the record out"
+        )
     return Message(role, content, calls, reasoning, images, _train(turn, number, role))
 
 
@@ -101,7 +105,9 @@ def _content(turn: Mapping[str, Any], number: int) -> tuple[str, tuple[Image, ..
         return text, _own_image(turn, number) + images
     if not isinstance(value, str):
         advice = "; write a tool's result as a JSON string" if isinstance(value, dict) else ""
-        raise WrongRecordError(f"message {number}: content is {json_kind(value)}; expected text{advice}")
+        raise WrongRecordError(
+            "E206", f"message {number}: content is {json_kind(value)}; expected text{advice}"
+        )
     return value, _own_image(turn, number)
 
 
@@ -121,7 +127,9 @@ def _parts(parts: list[Any], number: int) -> tuple[str, tuple[Image, ...]]:
             texts.append(IMAGE)
             images.append(_image(part, number))
         else:
-            raise WrongRecordError(f"message {number}: a content part of type {kind!r}; expected text or image")
+            raise WrongRecordError(
+                "E219", f"message {number}: a content part of type {kind!r}; expected text or image"
+            )
     return "".join(texts), tuple(images)
 
 
@@ -133,7 +141,7 @@ def _image(part: Mapping[str, Any], number: int) -> Image:
     try:
         return Image(data=base64.b64decode(address.partition(",")[2], validate=True))
     except binascii.Error:
-        raise WrongRecordError(f"message {number}: the image's data: URL is not base64") from None
+        raise WrongRecordError("E219", f"message {number}: the image's data: URL is not base64") from None
 
 
 def _reasoning(turn: Mapping[str, Any], number: int, role: Role) -> str | None:
@@ -141,7 +149,9 @@ def _reasoning(turn: Mapping[str, Any], number: int, role: Role) -> str | None:
     if not value:
         return None
     if role != "assistant":
-        raise WrongRecordError(f"message {number} ({role}) has reasoning_content; only the assistant thinks")
+        raise WrongRecordError(
+            "E215", f"message {number} ({role}) has reasoning_content; only the assistant thinks"
+        )
     return text_of(value, f"message {number}: reasoning_content")
 
 
@@ -154,14 +164,14 @@ def _train(turn: Mapping[str, Any], number: int, role: Role) -> bool:
         value = turn[key]
         if value not in (0, 1):
             raise WrongRecordError(
-                f"message {number}: {key} is {value!r}; expected 0 or 1 (a turn is learnt or not)"
+                "E217", f"message {number}: {key} is {value!r}; expected 0 or 1 (a turn is learnt or not)"
             )
         wishes.add(bool(value))
     if len(wishes) == 2:
-        raise WrongRecordError(f"message {number}: train and weight contradict each other")
+        raise WrongRecordError("E218", f"message {number}: train and weight contradict each other")
     if True in wishes and role != "assistant":
         raise WrongRecordError(
-            f"message {number} ({role}) asks to be learnt; only the assistant's turns can be"
+            "E215", f"message {number} ({role}) asks to be learnt; only the assistant's turns can be"
         )
     return False not in wishes
 
@@ -171,11 +181,15 @@ def _calls(
 ) -> tuple[ToolCall, ...]:
     listed = decoded(turn.get("tool_calls") or [], f"message {number}: tool_calls")
     if "function_call" in turn:
-        raise WrongRecordError(f"message {number} has function_call; write it as tool_calls")
+        raise WrongRecordError("E216", f"message {number} has function_call; write it as tool_calls")
     if listed and role != "assistant":
-        raise WrongRecordError(f"message {number} ({role}) has tool_calls; only the assistant calls tools")
+        raise WrongRecordError(
+            "E215", f"message {number} ({role}) has tool_calls; only the assistant calls tools"
+        )
     if not isinstance(listed, list):
-        raise WrongRecordError(f"message {number}: tool_calls is {json_kind(listed)}; expected an array")
+        raise WrongRecordError(
+            "E209", f"message {number}: tool_calls is {json_kind(listed)}; expected an array"
+        )
     if listed:
         return tuple(tool_call(call, f"message {number}") for call in listed)
     if role != "assistant":
@@ -195,11 +209,11 @@ def _declared_tools(turns: Sequence[Mapping[str, Any]], tools: Any) -> tuple[Too
         if not turn.get("tools"):
             continue
         if _role_or_none(turn) != "system":
-            raise WrongRecordError(f"message {number} has tools; they belong on the system message")
+            raise WrongRecordError("E212", f"message {number} has tools; they belong on the system message")
         found.append(tool_list(turn["tools"]))
     found = [declared for declared in found if declared]
     if any(declared != found[0] for declared in found):
-        raise WrongRecordError("tools are declared twice, and differently")
+        raise WrongRecordError("E212", "tools are declared twice, and differently")
     return found[0] if found else ()
 
 
@@ -208,10 +222,12 @@ def _with_images(messages: Sequence[Message], images: Any) -> tuple[Message, ...
     if not images:
         return tuple(messages)
     if not isinstance(images, list):
-        raise WrongRecordError(f"images is {json_kind(images)}; expected an array of paths")
+        raise WrongRecordError("E220", f"images is {json_kind(images)}; expected an array of paths")
     places = sum(message.content.count(IMAGE) for message in messages)
     if places != len(images):
-        raise WrongRecordError(f"{len(images)} images, but {places} places marked {IMAGE} in the messages")
+        raise WrongRecordError(
+            "E220", f"{len(images)} images, but {places} places marked {IMAGE} in the messages"
+        )
     paths = [Image(text_of(image, "an image")) for image in images]
     return tuple(_take_images(message, paths) for message in messages)
 

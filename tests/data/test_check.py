@@ -49,8 +49,8 @@ def test_with_a_template_the_report_says_what_the_limit_would_cut(data, glm4):
 def test_the_report_reads_well_on_the_screen_and_as_json(data, glm4):
     report = check_file(data, glm4)
     assert report.lines() == [
-        f"{data}:5: message 2 (assistant) is empty; write its content or leave the record out",
-        f"{data}:6:2: not valid JSON: cut off in the middle of a record; "
+        f"{data}:5: E205 message 2 (assistant) is empty; write its content or leave the record out",
+        f"{data}:6:2: E105 not valid JSON: cut off in the middle of a record; "
         "the file ends here without a line break",
         f"{data}: 6 rows, 2 malformed",
         'format: messages, because records have "messages" (line 1)',

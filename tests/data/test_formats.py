@@ -176,7 +176,7 @@ def test_a_tool_sample_and_a_plain_sample_in_one_file_stay_what_they_are():
 @pytest.mark.parametrize("role", ["function", "Human", "bot", "", 3, None])
 def test_an_unknown_role_is_refused(role):
     """Upstream defect 11: unknown roles were trained on."""
-    with pytest.raises(DataError, match=r"^train.jsonl:17: message 2 has "):
+    with pytest.raises(DataError, match=r"^train.jsonl:17: E204 message 2 has "):
         parse({"messages": [turn("user", "q"), turn(role, "a")]})
 
 
@@ -184,7 +184,7 @@ def test_the_function_role_is_refused_with_what_to_write_instead():
     with pytest.raises(DataError) as refusal:
         parse({"messages": [turn("user", "q"), turn("assistant", "a"), turn("function", "b")]})
     assert str(refusal.value) == (
-        "train.jsonl:17: message 3 has role 'function'; "
+        "train.jsonl:17: E204 message 3 has role 'function'; "
         "expected system, user, assistant or tool (use 'tool' for results)"
     )
 

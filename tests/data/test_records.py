@@ -214,7 +214,7 @@ def test_a_damaged_parquet_file_is_malformed(tmp_path):
 
 def test_mistakes_print_as_file_line_column(tmp_path):
     (wrong,) = read(tmp_path, "x")
-    assert str(wrong) == f"{tmp_path / 'data.jsonl'}:1:1: not valid JSON: expecting value"
+    assert str(wrong) == f"{tmp_path / 'data.jsonl'}:1:1: E104 not valid JSON: expecting value"
 
 
 def test_line_numbers_hold_far_into_a_file(tmp_path):
