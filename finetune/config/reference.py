@@ -1,16 +1,13 @@
 """configs/README.md, written from the schema: `python -m finetune.config.reference > configs/README.md`."""
 
-import ast
 import inspect
-from collections.abc import Iterator, Mapping
-from typing import Any
-
-from pydantic import BaseModel
+from collections.abc import Iterator
 
 from finetune.config import peft_keys, transformers_keys
 from finetune.config.arguments import TrainingArgs
 from finetune.config.files import SHIPPED
 from finetune.config.generation import GenerationConfig
+from finetune.config.keys import in_yaml, keys_of
 from finetune.config.placement import GradientCheckpointing
 from finetune.config.schema import Config, DataConfig, EvaluationConfig, FileShare, ModelConfig, RunConfig
 from finetune.config.section import Section
@@ -35,24 +32,6 @@ folder above it, and among these by its name alone.
 def reference() -> str:
     """The whole page."""
     return "\n".join(_lines()) + "\n"
-
-
-def help_texts(section: type[BaseModel]) -> dict[str, str]:
-    """Field -> the string under it, for a section and those it extends, the base's fields first."""
-    texts: dict[str, str] = {}
-    for cls in reversed(section.__mro__):
-        if issubclass(cls, Section) and cls is not Section:
-            texts |= dict(_strings_under_fields(cls))
-    return texts
-
-
-def _strings_under_fields(cls: type) -> Iterator[tuple[str, str]]:
-    body = ast.parse(inspect.getsource(cls)).body[0]
-    assert isinstance(body, ast.ClassDef)
-    for field, below in zip(body.body, body.body[1:], strict=False):
-        match field, below:
-            case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(text))):
-                yield name, " ".join(text.split())
 
 
 def _lines() -> Iterator[str]:
@@ -94,69 +73,19 @@ def _training_args() -> Iterator[str]:
 def _section(title: str, section: type[Section]) -> Iterator[str]:
     yield f"\n## {title}\n"
     yield f"{inspect.getdoc(section)}\n"
-    yield from _rows(section)
+    yield from _rows("peft_config" if section in TUNINGS.values() else "", section)
 
 
 def _table(title: str, section: type[Section]) -> Iterator[str]:
     yield f"\n### {title}: {str(inspect.getdoc(section)).lower()[0]}{str(inspect.getdoc(section))[1:]}\n"
-    yield from _rows(section)
+    yield from _rows("", section)
 
 
-def _rows(section: type[Section]) -> Iterator[str]:
-    schema = section.model_json_schema()
-    texts = help_texts(section)
+def _rows(level: str, section: type[Section]) -> Iterator[str]:
     yield "| key | value | default | |\n|---|---|---|---|"
-    for name, field in sorted(section.model_fields.items(), key=lambda item: item[0] != "peft_type"):
-        key = field.alias or name
-        shape = schema["properties"][key]
-        yield f"| `{key}` | {_spell(shape, schema)} | {_default(shape, field.is_required())} | {texts[name]} |"
-
-
-def _default(shape: Mapping[str, Any], required: bool) -> str:
-    default = shape.get("default", {})
-    if required:
-        return "needed"
-    return "" if default == {} or isinstance(default, dict) else f"`{_yaml(default)}`"
-
-
-def _yaml(value: object) -> str:
-    match value:
-        case None:
-            return "null"
-        case bool():
-            return str(value).lower()
-        case list():
-            return f"[{', '.join(map(str, value))}]"
-        case "":
-            return '""'
-        case _:
-            return str(value)
-
-
-_RANGES = {"exclusiveMinimum": ">", "minimum": "≥", "exclusiveMaximum": "<", "maximum": "≤"}
-_KINDS = {
-    "integer": "whole number",
-    "number": "number",
-    "string": "text",
-    "boolean": "true, false",
-    "null": "null",
-}
-
-
-def _spell(shape: Mapping[str, Any], schema: Mapping[str, Any]) -> str:
-    """A JSON schema in a few words."""
-    if "anyOf" in shape or "oneOf" in shape:
-        return " or ".join(dict.fromkeys(_spell(one, schema) for one in shape.get("anyOf") or shape["oneOf"]))
-    if "enum" in shape or "const" in shape:
-        return ", ".join(f"`{choice}`" for choice in shape.get("enum") or [shape["const"]])
-    match shape.get("type"):
-        case "array":
-            return f"list of {_spell(shape.get('items', {}), schema)}"
-        case str(kind) if kind in _KINDS:
-            bounds = [f"{sign} {shape[name]:.10g}" for name, sign in _RANGES.items() if name in shape]
-            return " ".join([_KINDS[kind], *bounds])
-        case _:
-            return "map"
+    for key in keys_of(level, section):
+        default = key.default if key.default in ("", "needed") else f"`{key.default}`"
+        yield f"| `{key.name}` | {key.value} | {default} | {key.text} |"
 
 
 def _other_keys() -> Iterator[str]:
@@ -167,11 +96,11 @@ def _other_keys() -> Iterator[str]:
     yield "\nAccepted at the value they have when nobody sets them, and refused by name at any other."
     yield "\n| key of training_args | default | instead |\n|---|---|---|"
     for key, default in transformers_keys.NOT_HONOURED.items():
-        yield f"| `{key}` | `{_yaml(default)}` | {transformers_keys.ADVICE.get(key, '')} |"
+        yield f"| `{key}` | `{in_yaml(default)}` | {transformers_keys.ADVICE.get(key, '')} |"
     yield "\n| key of peft_config | of | default | why |\n|---|---|---|---|"
     for key, kinds in _keys_of_peft().items():
         default = peft_keys.NOT_HONOURED[kinds[0]][key]
-        yield f"| `{key}` | {', '.join(kinds)} | `{_yaml(default)}` | {peft_keys.ADVICE.get(key, '')} |"
+        yield f"| `{key}` | {', '.join(kinds)} | `{in_yaml(default)}` | {peft_keys.ADVICE.get(key, '')} |"
 
 
 def _keys_of_peft() -> dict[str, list[str]]:

@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 from finetune.config.arguments import TrainingArgs
+from finetune.config.keys import help_texts
 from finetune.config.load import find_shipped, load_config
-from finetune.config.reference import help_texts, reference
+from finetune.config.reference import reference
 from finetune.config.schema import Config, DataConfig, EvaluationConfig, FileShare, ModelConfig, RunConfig
 from finetune.config.tuning import TUNINGS
 
