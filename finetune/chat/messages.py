@@ -10,6 +10,9 @@ from typing import Any, Literal, get_args
 Role = Literal["system", "user", "assistant", "tool"]
 ROLES: tuple[str, ...] = get_args(Role)
 
+KeyPath = tuple[str | int, ...]
+"""Keys and indices that lead from the top of a record to a value in it."""
+
 
 @dataclass(frozen=True, slots=True)
 class ToolCall:
@@ -49,7 +52,8 @@ class Image:
 class Message:
     """One turn. `reasoning` is the assistant's thoughts, apart from `content`.
 
-    `train` False: an assistant turn that is context only and is never learnt.
+    `train` False: an assistant turn that is context only and is never learnt. `at`: where in its record the
+    turn stands, for messages about it.
     """
 
     role: Role
@@ -58,6 +62,7 @@ class Message:
     reasoning: str | None = None
     images: tuple[Image, ...] = ()
     train: bool = True
+    at: KeyPath = field(default=(), compare=False, repr=False)
 
     def __post_init__(self) -> None:
         if self.role not in ROLES:
