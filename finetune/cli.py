@@ -144,7 +144,13 @@ def generate(
 
     sampling = _sampling(max_new_tokens, temperature, top_p, seed)
     written = generate_answers(
-        model_or_run, input_file, output_file, sampling, batch_size, quantization, trust_remote_code
+        model_or_run,
+        input_file,
+        output_file,
+        sampling=sampling,
+        batch_size=batch_size,
+        quantization=quantization,
+        trust_remote_code=trust_remote_code,
     )
     print(f"{output_file}: {written} new lines")
 
@@ -206,11 +212,14 @@ def check(
     data_file: Annotated[str, typer.Argument(metavar="DATA", help="A data file or folder.")],
     model: Annotated[str | None, typer.Option(help="Count tokens with this model's tokenizer.")] = None,
     config: Annotated[Path | None, typer.Option(help="YAML with limits and format.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
 ) -> None:
     """Read every record of DATA, and say what training would make of it. Exit 2 on a bad record.
 
     Example: finetune check train.jsonl --model THUDM/glm-4-9b-chat-hf
     """
+    import json
+
     from finetune.chat.load import load_template
     from finetune.config.load import load_config
     from finetune.data.check import check_file
@@ -218,7 +227,7 @@ def check(
     settings = None if config is None else load_config(config)
     template = None if model is None else load_template(model)
     report = check_file(data_file, template, settings)
-    print("\n".join(report.lines()))
+    print(json.dumps(report.as_dict(), ensure_ascii=False) if as_json else "\n".join(report.lines()))
     if not report.ok:
         raise typer.Exit(DataError.exit_code)
 
@@ -275,7 +284,7 @@ def main() -> None:
     except BrokenPipeError:
         sys.exit(0)
     except OSError as error:
-        log.failure(StorageError(str(error)) if error.filename is None else error)
+        log.failure(error)
         sys.exit(StorageError.exit_code)
     except KeyboardInterrupt:
         sys.exit(130)

@@ -34,6 +34,11 @@ _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _RUST_ERROR = re.compile(r"\(os error (\d+)\)")
 
 
+def cache_folder() -> Path:
+    """Where we keep what can be made again; it may not exist yet."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "finetune"
+
+
 def write_atomically(path: Path, content: bytes) -> None:
     """Put `content` at `path`, mode 0644: a reader sees the old file or the new one, also after a crash.
 
@@ -107,7 +112,7 @@ def require_free(folder: Path, needed: int, purpose: str) -> None:
     if needed > free:
         raise StorageError(
             f"{folder}: {purpose} needs {human(needed)} and {human(free)} are free; "
-            "make room, or choose another training_args.output_dir"
+            "make room, or write elsewhere"
         )
 
 

@@ -15,7 +15,7 @@ from typing import Literal
 from packaging.requirements import Requirement
 from packaging.version import Version
 
-from finetune.disk import bytes_free
+from finetune.disk import bytes_free, cache_folder
 
 DISTRIBUTION = "glm-finetune"
 State = Literal["ok", "untested", "missing", "note"]
@@ -198,17 +198,13 @@ def _container_limit() -> int | None:
 
 
 def _disk() -> Iterator[Line]:
-    folders = {"here": Path.cwd(), "our cache": _cache_home() / "finetune", "Hub cache": _hub_cache()}
+    folders = {"here": Path.cwd(), "our cache": cache_folder(), "Hub cache": _hub_cache()}
     for name, folder in folders.items():
         yield Line("disk", name, f"{_gb(bytes_free(folder))} free, {folder}", "note")
 
 
-def _cache_home() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-
-
 def _hub_cache() -> Path:
-    return Path(os.environ.get("HF_HOME") or _cache_home() / "huggingface")
+    return Path(os.environ.get("HF_HOME") or cache_folder().with_name("huggingface"))
 
 
 def _extras() -> Iterator[Line]:

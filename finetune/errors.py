@@ -4,6 +4,15 @@ A user's mistake is raised as one of these, with a message of the form
 `path:line:col: what is wrong, and what to do`, and never shows a traceback.
 """
 
+from collections.abc import Iterable
+
+
+def some_of(names: Iterable[object], shown: int = 3) -> str:
+    """Names in a message: the first few, and how many more there are."""
+    found = [str(name) for name in names]
+    more = f" and {len(found) - shown} more" if len(found) > shown else ""
+    return ", ".join(found[:shown]) + more
+
 
 class FinetuneError(Exception):
     """Anything we refuse, with a message meant for the person at the terminal."""
@@ -68,12 +77,6 @@ class StorageError(FinetuneError):
     """The disk is full, read-only or not ours to write."""
 
     exit_code = 8
-
-
-class RankFailedError(FinetuneError):
-    """One process of a distributed run died."""
-
-    exit_code = 9
 
 
 class Preempted(FinetuneError):

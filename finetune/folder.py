@@ -26,6 +26,7 @@ __all__ = [
     "Source",
     "checkpoints",
     "chosen_checkpoint",
+    "is_hub_id",
     "read_run",
     "resolve",
     "step_of",
@@ -148,7 +149,7 @@ def resolve(model_or_run: str) -> Source:
     folder = Path(model_or_run).expanduser()
     if _holds(folder.is_dir):
         return _resolve_folder(folder)
-    if _is_hub_id(model_or_run):
+    if is_hub_id(model_or_run):
         return Source(model_or_run, None, None, model_or_run, f"{model_or_run} from the Hub")
     what = "a file, not a folder" if _holds(folder.exists) else "no such folder"
     raise ModelError(
@@ -156,7 +157,7 @@ def resolve(model_or_run: str) -> Source:
     )
 
 
-def _is_hub_id(name: str) -> bool:
+def is_hub_id(name: str) -> bool:
     """Whether a name that is no folder can be a Hub id; `output/checkpoint-9` is a mistaken path."""
     owner, _, rest = name.partition("/")
     return bool(_HUB_ID.fullmatch(name)) and not Path(owner).exists() and not _CHECKPOINT.fullmatch(rest)
@@ -210,7 +211,7 @@ def _base_of_adapter(adapter: Path, run: Path | None) -> Path | str:
         if Path(name).expanduser().is_dir():
             return Path(name).expanduser()
     for name in names:
-        if _is_hub_id(name):
+        if is_hub_id(name):
             return str(name)
     raise ModelError(
         f"{path}: its base model {named!r} is not there; put it back, "

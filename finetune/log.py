@@ -34,20 +34,12 @@ def quiet(library: str) -> None:
     logging.getLogger(library).setLevel(logging.ERROR)
 
 
-def debug(message: str) -> None:
-    _write("debug", message)
-
-
 def info(message: str) -> None:
     _write("info", message)
 
 
 def warning(message: str) -> None:
     _write("warning", f"warning: {message}")
-
-
-def error(message: str) -> None:
-    _write("error", f"error: {message}")
 
 
 def failure(problem: BaseException) -> None:
@@ -72,7 +64,7 @@ def _write(level: str, line: str) -> None:
 def progress(what: str, total: int | None) -> Iterator[Callable[[int], None]]:
     """Show how far a long piece of work is; yields `advance(n)`.
 
-    A bar on a terminal; elsewhere one line at the end, so that logs stay short.
+    A bar on a terminal; elsewhere nothing, so that logs stay short.
     """
     if not (speaks("info") and sys.stderr.isatty()):
         yield lambda n: None

@@ -1,4 +1,4 @@
-"""Which process this is among how many. Only here are RANK, LOCAL_RANK, WORLD_SIZE and restart count read."""
+"""Which process this is among how many. Only here are RANK, WORLD_SIZE and restart count read."""
 
 import os
 
@@ -6,11 +6,6 @@ import os
 def rank() -> int:
     """This process's number, from 0, over all nodes."""
     return int(os.environ.get("RANK", "0"))
-
-
-def local_rank() -> int:
-    """This process's number on its own node."""
-    return int(os.environ.get("LOCAL_RANK", "0"))
 
 
 def world_size() -> int:

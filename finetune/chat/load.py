@@ -1,7 +1,7 @@
 """A checkpoint folder (or Hub id) to a ChatTemplate: the tokenizer's only door, and it does not load torch."""
 
 import json
-import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +9,10 @@ from transformers import PreTrainedTokenizerFast
 
 from finetune.chat.saving import CONFIG_FILE, TEMPLATE_FILE
 from finetune.chat.template import ChatTemplate
+from finetune.chat.thoughts import Thinking
 from finetune.errors import ModelError, TemplateError, UntrustedContentError
+from finetune.folder import is_hub_id
 
-_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _VOCABULARIES = ("tokenizer.model", "vocab.json", "spiece.model", "sentencepiece.bpe.model", "vocab.txt")
 
 
@@ -20,9 +21,12 @@ def load_template(
     *,
     chat_template: Path | None = None,
     trust_remote_code: bool = False,
-    options: dict[str, Any] | None = None,
+    options: Mapping[str, Any] | None = None,
+    thinking: Thinking = "train",
 ) -> ChatTemplate:
     """The tokenizer and chat template of a checkpoint. `chat_template`: a Jinja file to use instead of its own.
+
+    `options`, `thinking`: as for ChatTemplate.
 
     Raises ModelError (no such folder, no or a damaged tokenizer), TemplateError (no or a broken template),
     UntrustedContentError (the tokenizer is Python code in the folder).
@@ -30,7 +34,7 @@ def load_template(
     tokenizer = load_tokenizer(folder, trust_remote_code=trust_remote_code)
     local = Path(folder) if Path(folder).is_dir() else None
     source, name = _template_source(tokenizer, str(folder), local, chat_template)
-    return ChatTemplate(tokenizer, source, name=name, folder=local, options=options)
+    return ChatTemplate(tokenizer, source, name=name, folder=local, options=options, thinking=thinking)
 
 
 def load_tokenizer(folder: str | Path, *, trust_remote_code: bool = False) -> PreTrainedTokenizerFast:
@@ -66,7 +70,7 @@ def _load_fast(path: Path) -> PreTrainedTokenizerFast:
 
 
 def _load_from_hub(name: str, trust_remote_code: bool) -> PreTrainedTokenizerFast:
-    if not _HUB_ID.fullmatch(name):
+    if not is_hub_id(name):
         raise ModelError(f"{name}: no such folder; give a model folder or a Hub id (owner/name)")
     try:
         tokenizer: PreTrainedTokenizerFast = PreTrainedTokenizerFast.from_pretrained(name)

@@ -60,6 +60,11 @@ def _evaluation_without_data(files: DataConfig, args: TrainingArgs) -> Iterator[
 
 def _best_checkpoint(args: TrainingArgs) -> Iterator[Conflict]:
     saving, evaluation = args.saving, args.evaluation
+    if saving.load_best_model_at_end and saving.save_only_model:
+        yield Conflict(
+            _args("load_best_model_at_end", "save_only_model"),
+            "the best is taken back from its training state, which save_only_model leaves out; remove one",
+        )
     if saving.save_strategy == "best" and evaluation.eval_strategy == "no":
         yield Conflict(_args("save_strategy", "eval_strategy"), "best needs evaluations; set eval_strategy")
     if saving.save_strategy == "best" and saving.metric_for_best_model is None:

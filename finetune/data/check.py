@@ -24,7 +24,6 @@ from finetune.data.records import Malformed, Record
 from finetune.errors import DataError, TemplateError
 
 PERCENTILES = (50, 90, 95, 99, 100)
-_DEFAULT_LIMIT = 1024  # max_input_length + max_output_length as they stand when nobody sets them
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,10 +100,9 @@ def check_file(
 
     Raises DataError only where there is nothing to read; what is wrong inside stands in the report.
     """
-    data_config = config.data_config if config else DataConfig(train_file=str(path))
-    limit = config.max_input_length + config.max_output_length if config else _DEFAULT_LIMIT
-    intake = Intake(Path(path), wanted_format(data_config))
-    survey = _Survey(template, data_config, limit)
+    config = config or Config(data_config=DataConfig(train_file=str(path)))
+    intake = Intake(Path(path), wanted_format(config.data_config))
+    survey = _Survey(template, config.data_config, config.max_input_length + config.max_output_length)
     for record in intake.records():
         parsed = intake.parse(record)
         if isinstance(record, Record) and not isinstance(parsed, Malformed):
@@ -148,9 +146,9 @@ class _Survey:
         )
         longest = max((len(example.input_ids) for example in whole), default=0)
         if longest > self.limit:
-            fate = encode(conversation, template, max_length=self.limit, train_on=train_on, overflow=overflow)[
-                1
-            ]
+            _, fate = encode(
+                conversation, template, max_length=self.limit, train_on=train_on, overflow=overflow
+            )
         self.ledger.count(fate)
         if whole:
             self.lengths.append(longest)

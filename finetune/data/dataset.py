@@ -84,10 +84,6 @@ class Examples:
         """The examples of one conversation."""
         return range(int(self.first_example[conversation]), int(self.first_example[conversation + 1]))
 
-    def conversation_of(self, example: int) -> int:
-        """The conversation that an example belongs to."""
-        return int(np.searchsorted(self.first_example, example, side="right")) - 1
-
     def origin(self, conversation: int) -> str:
         """Where a conversation stands: file:line."""
         return f"{self.source_names[self.sources[conversation]]}:{self.lines[conversation]}"

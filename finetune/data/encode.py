@@ -147,15 +147,9 @@ class Ledger:
     not_drawn: int = 0
     repeated: int = 0
     turns_left_out: int = 0
-    notes: list[str] = field(default_factory=list)
 
     def count(self, fate: Fate, by: int = 1) -> None:
         self.fates[fate] += by
-
-    @property
-    def usable(self) -> int:
-        """Conversations that are trained on, whole or truncated."""
-        return self.fates["trained"] + self.fates["truncated"]
 
     def check(self) -> None:
         """Raises DataError if the fates do not add up to the rows."""
@@ -174,13 +168,12 @@ class Ledger:
             self.not_drawn + other.not_drawn,
             self.repeated + other.repeated,
             self.turns_left_out + other.turns_left_out,
-            self.notes + other.notes,
         )
 
     def as_dict(self) -> dict[str, Any]:
         """For run.json."""
         extra = {"not_drawn": self.not_drawn, "repeated": self.repeated, "turns_left_out": self.turns_left_out}
-        return {"rows": self.rows, **self.fates, **extra, "notes": list(self.notes)}
+        return {"rows": self.rows, **self.fates, **extra}
 
     def lines(self) -> list[str]:
         """For the screen: the sum, then whatever else a person should know."""
@@ -196,7 +189,7 @@ class Ledger:
             lines.append(
                 f"{self.turns_left_out:,} assistant turns are context only (train_on: last, or cut off)"
             )
-        return lines + self.notes
+        return lines
 
 
 _WORDS: dict[Fate, str] = {

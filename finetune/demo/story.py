@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from finetune.demo import tasks
+from finetune.disk import cache_folder
 from finetune.folder import checkpoints
 
 Method = Literal["lora", "p-tuning", "full"]
@@ -106,7 +107,7 @@ def _copied(taught: Path, base: Path) -> Path:
 
 def taught_base(run: Run) -> Path:
     """A small GLM-4 that knows the demo's facts, from the user's cache or made and taught now."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "finetune"
+    cache = cache_folder()
     base = cache / f"demo-{_recipe()}"
     if (base / "config.json").is_file():
         return base

@@ -8,11 +8,10 @@ from finetune.config.schema import Config, DataConfig
 from finetune.data.dataset import load_conversations
 from finetune.disk import storage_errors
 from finetune.errors import DataError
-from finetune.eval.evaluate import evaluate
+from finetune.eval.evaluate import evaluate_under
 from finetune.eval.loss import reference_loss
 from finetune.eval.report import Report
 from finetune.folder import PREDICTIONS_FILE
-from finetune.infer.engine import sampling_from
 from finetune.infer.load import load_engine
 
 SCORES_FILE = "scores.json"
@@ -40,19 +39,14 @@ def evaluate_file(
     place = output or _place(run, model_or_run, data_file)
     with storage_errors(place):
         place.mkdir(parents=True, exist_ok=True)
-    engine = load_engine(model_or_run, quantization=quantization, trust_remote_code=trust_remote_code)
-    arguments = settings.training_args
-    report = evaluate(
-        engine,
-        samples,
-        turns=settings.evaluation.turns,
-        sampling=sampling_from(
-            arguments.evaluation.generation_config.model_dump(), seed=arguments.batches.seed
-        ),
-        batch_size=batch_size,
-        metrics=settings.evaluation.metrics,
-        max_input_length=settings.max_input_length,
-        predictions_path=place / PREDICTIONS_FILE,
+    engine = load_engine(
+        model_or_run,
+        quantization=quantization,
+        trust_remote_code=trust_remote_code,
+        chat_template=_given_template(config, settings),
+    )
+    report = evaluate_under(
+        settings, engine, samples, batch_size=batch_size, predictions_path=place / PREDICTIONS_FILE
     )
     if not report.turns:
         reasons = "; ".join(f"{count} left out: {reason}" for reason, count in report.skipped.items())
@@ -70,6 +64,12 @@ def _settings(run: Path | None, data_file: str, config: Path | None) -> Config:
     if run is not None:
         return parse_config(folder.read_run(run, "config")["config"], f"{run / folder.RUN_FILE}: config")
     return Config(data_config=DataConfig(train_file=data_file))
+
+
+def _given_template(config: Path | None, settings: Config) -> Path | None:
+    """The Jinja file of a YAML that was named; a run's own is in its checkpoints."""
+    named = settings.model.chat_template
+    return Path(named) if config is not None and named is not None else None
 
 
 def _place(run: Path | None, model_or_run: str, data_file: str) -> Path:

@@ -17,6 +17,7 @@ from typing import Any, Literal
 from finetune import log
 from finetune.chat.messages import Conversation, Message
 from finetune.chat.template import ChatTemplate
+from finetune.config.schema import Config
 from finetune.data.dataset import Sample
 from finetune.disk import write_atomically
 from finetune.errors import TemplateError
@@ -80,10 +81,33 @@ def evaluate(
         for question, completion in zip(questions, completions, strict=True):
             answers.append(_judge(engine.template, question, completion, metrics))
             advance(1)
-    if predictions_path is not None:
+    if predictions_path is not None and answers:  # nothing must not take the place of something
         lines = (json.dumps(_row(engine.template, answer), ensure_ascii=False) for answer in answers)
         write_atomically(predictions_path, "".join(f"{line}\n" for line in lines).encode())
     return _report(answers, len(samples), skipped, metrics)
+
+
+def evaluate_under(
+    config: Config,
+    engine: Engine,
+    samples: Sequence[Sample],
+    *,
+    batch_size: int,
+    predictions_path: Path | None,
+) -> Report:
+    """`evaluate` as a configuration says: turns, limits, metrics, and how answers are generated."""
+    arguments = config.training_args
+    generation = arguments.evaluation.generation_config.model_dump()
+    return evaluate(
+        engine,
+        samples,
+        turns=config.evaluation.turns,
+        sampling=Sampling(**generation, seed=arguments.batches.seed),
+        batch_size=batch_size,
+        metrics=config.evaluation.metrics,
+        max_input_length=config.max_input_length,
+        predictions_path=predictions_path,
+    )
 
 
 def ask(

@@ -12,7 +12,6 @@ as F × 100 by `rouge_chinese`'s definition (a set of n-grams; ROUGE-L over all 
 
 import logging
 import math
-import os
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from finetune.chat.messages import ToolCall
+from finetune.disk import cache_folder
 
 ROUGE = ("rouge-1", "rouge-2", "rouge-l")
 BLEU = ("bleu-4",)
@@ -175,9 +175,8 @@ def _cutter() -> Cutter:
 
 
 def _cache_folder() -> Path:
-    """The user's cache folder for us; where it cannot be made, jieba goes on without a cache."""
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    folder = Path(base) / "finetune"
+    """Our cache folder; where it cannot be made, jieba goes on without a cache."""
+    folder = cache_folder()
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError:

@@ -18,8 +18,8 @@ from finetune import log
 from finetune.chat.load import load_template
 from finetune.chat.template import ChatTemplate
 from finetune.config.schema import ModelConfig
-from finetune.disk import bytes_free, human
-from finetune.errors import ConfigError, ModelError, StorageError
+from finetune.disk import require_free
+from finetune.errors import ConfigError, ModelError
 from finetune.export.card import card
 from finetune.export.prompts import proof_prompts
 from finetune.export.proof import Answers, Logits, Prompts, Proof, compare, logits_of
@@ -153,9 +153,8 @@ def _require_space(task: _Task, output: Path) -> None:
     stored = read_model_config(task.source.model, task.settings).dtype
     if task.dtype is not None and isinstance(stored, torch.dtype):
         weights = weights * task.dtype.itemsize // stored.itemsize
-    needed, free = weights + _BESIDES_WEIGHTS, bytes_free(output.parent)
-    if weights and needed > free:
-        raise StorageError(f"{output}: needs {human(needed)}, and {human(free)} are free; make room")
+    if weights:
+        require_free(output.parent, weights + _BESIDES_WEIGHTS, output.name)
 
 
 def _notes(source: Source) -> tuple[str, ...]:

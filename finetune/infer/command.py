@@ -14,6 +14,7 @@ def generate_answers(
     model_or_run: str,
     input_file: str,
     output_file: Path,
+    *,
     sampling: Sampling,
     batch_size: int,
     quantization: str | None,

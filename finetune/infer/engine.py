@@ -1,9 +1,9 @@
 """What generates text from a prompt, whichever library does the work."""
 
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, fields
-from typing import Any, Literal, Protocol
+from dataclasses import dataclass
+from typing import Literal, Protocol
 
 from finetune.chat.template import ChatTemplate
 from finetune.errors import ConfigError
@@ -74,30 +74,6 @@ class Engine(Protocol):
     def without_adapter(self) -> AbstractContextManager[None]:
         """Within it the base model answers, on the same weights; does nothing where there is no adapter."""
         ...
-
-
-def sampling_from(
-    generation_config: Mapping[str, Any],
-    *,
-    max_new_tokens: int = 512,
-    num_beams: int | None = None,
-    seed: int = 0,
-) -> Sampling:
-    """What `training_args.generation_config` asks for; keys that are null count as absent.
-
-    `max_new_tokens` and `num_beams` hold where the mapping is silent. Raises ConfigError for anything that
-    `Sampling` has no word for.
-    """
-    known = {field.name for field in fields(Sampling)}
-    given = {key: value for key, value in generation_config.items() if value is not None}
-    unknown = sorted(given.keys() - known)
-    if unknown:
-        raise ConfigError(
-            f"training_args.generation_config: {', '.join(unknown)}: not honoured here; "
-            f"known are {', '.join(sorted(known))}"
-        )
-    defaults = {"max_new_tokens": max_new_tokens, "num_beams": num_beams or 1, "seed": seed}
-    return Sampling(**(defaults | given))
 
 
 def _require(holds: bool, name: str, value: object, wanted: str) -> None:

@@ -1,7 +1,7 @@
 """A checkpoint folder or Hub id to a model: native classes, safetensors, and every weight accounted for."""
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,8 @@ from transformers.utils import logging as transformers_logging
 
 from finetune import log
 from finetune.config.schema import ModelConfig
-from finetune.errors import MissingLibraryError, ModelError, UntrustedContentError
+from finetune.errors import MissingLibraryError, ModelError, UntrustedContentError, some_of
+from finetune.folder import is_hub_id
 from finetune.model.attention import stock_attention
 
 transformers_logging.disable_progress_bar()
@@ -58,6 +59,7 @@ def load_base(
     _tell_unused_weights(model, info)
     if config.quantization is None:
         nn.Module.to(loaded, device)
+    _stay_differentiable(loaded)
     loaded.set_attn_implementation(stock_attention(loaded))
     return loaded.eval()
 
@@ -69,7 +71,7 @@ def read_model_config(model: str | Path, config: ModelConfig) -> PreTrainedConfi
         raise ModelError(
             f"{where}: no config.json; MODEL is a folder with a transformers checkpoint, or a Hub id"
         )
-    if where.is_file() or (not where.exists() and (where.is_absolute() or str(model).count("/") != 1)):
+    if where.is_file() or not (where.exists() or is_hub_id(str(model))):
         what = "a file, not a folder" if where.is_file() else "no such folder"
         raise ModelError(f"{model}: {what}; MODEL is a folder with a transformers checkpoint, or a Hub id")
     raw = _raw_config(model)
@@ -101,6 +103,17 @@ def quantization(kind: str, compute_dtype: torch.dtype | None) -> Any:
         bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=compute_dtype or torch.bfloat16,
     )
+
+
+def _stay_differentiable(model: PreTrainedModel) -> None:
+    """Keep 4-bit weights as they were quantized.
+
+    On CPUs with AVX512-BF16, bitsandbytes packs them for inference at the first forward in eval mode, and no
+    gradient ever passes through them again: adapters below would learn nothing.
+    """
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
 
 
 def _raw_config(model: str | Path) -> dict[str, Any]:
@@ -148,20 +161,16 @@ def _without_load_report() -> Iterator[None]:
 def _refuse_invented_weights(model: str | Path, info: dict[str, Any]) -> None:
     """transformers fills what a file lacks with random numbers; we never train on those."""
     if missing := info.get("missing_keys"):
-        raise ModelError(f"{model}: missing weights: {_some(missing)}; the checkpoint is incomplete")
+        raise ModelError(f"{model}: missing weights: {some_of(sorted(missing))}; the checkpoint is incomplete")
     if mismatched := info.get("mismatched_keys"):
         names = [f"{name} {list(stored)} instead of {list(wanted)}" for name, stored, wanted in mismatched]
-        raise ModelError(f"{model}: weights of another shape than config.json says: {_some(names)}")
+        raise ModelError(f"{model}: weights of another shape than config.json says: {some_of(sorted(names))}")
 
 
 def _tell_unused_weights(model: str | Path, info: dict[str, Any]) -> None:
     if unused := info.get("unexpected_keys"):
-        log.warning(f"{model}: has weights that are no part of the model, and are left out: {_some(unused)}")
-
-
-def _some(names: Iterable[object], shown: int = 3) -> str:
-    found = sorted(map(str, names))
-    return ", ".join(found[:shown]) + (f" and {len(found) - shown} more" if len(found) > shown else "")
+        names = some_of(sorted(unused))
+        log.warning(f"{model}: has weights that are no part of the model, and are left out: {names}")
 
 
 def _first_line(error: BaseException) -> str:

@@ -14,9 +14,7 @@ def save_tuned(tuned: Tuned, folder: Path) -> None:
     """Write the adapter, or the whole model in its base's dtype. Tokenizer and template are not included."""
     if isinstance(tuned.model, PeftModel):
         with warnings.catch_warnings():
-            warnings.simplefilter(
-                "ignore", UserWarning
-            )  # of embeddings that are saved, and of biases, as meant
+            warnings.simplefilter("ignore", UserWarning)  # embeddings and biases are saved as meant
             tuned.model.save_pretrained(str(folder))
         _sort_names(folder / "adapter_config.json")
         (folder / "README.md").unlink(missing_ok=True)  # peft's empty form of a model card

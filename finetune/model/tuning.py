@@ -29,7 +29,7 @@ from transformers import PreTrainedModel
 
 from finetune import log
 from finetune.config.tuning import TUNINGS, Tuning
-from finetune.errors import ConfigError, ModelError, UntrustedContentError
+from finetune.errors import ConfigError, ModelError, UntrustedContentError, some_of
 from finetune.model.names import map_names, refuse_out_of_range, refuse_unmatched
 
 Kind = Literal["full", "adapter", "prefix", "prompt"]
@@ -203,12 +203,14 @@ def _corrected(options: Mapping[str, Any], shape: dict[str, int]) -> dict[str, i
 
 def _freeze(model: PreTrainedModel, patterns: Sequence[str]) -> None:
     for pattern in patterns:
-        matched = [p for name, p in model.named_parameters() if fnmatch(name, f"*{pattern}*")]
+        matched = {name: p for name, p in model.named_parameters() if fnmatch(name, f"*{pattern}*")}
         if not matched and pattern == "vision":  # `freezeV: true` stands in every GLM-4 YAML, for text too
             log.info(f"freezeV: {type(model).__name__} sees no images; there is nothing to freeze")
         elif not matched:
             raise ConfigError(f"model_config.freeze: {pattern!r} matches no parameter of the model")
-        for parameter in matched:
+        else:
+            log.info(f"freeze: {pattern} leaves {len(matched)} weights as they are: {some_of(matched)}")
+        for parameter in matched.values():
             parameter.requires_grad_(False)
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise ConfigError(f"model_config.freeze: {', '.join(patterns)} leaves nothing to learn")

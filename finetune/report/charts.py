@@ -7,6 +7,7 @@ from math import exp, log
 from typing import Literal
 
 from finetune.report.markup import Html, element, join
+from finetune.report.read import spread
 from finetune.report.scale import Axis, figure, step_axis, value_axis
 
 Points = Sequence[tuple[float, float | None]]
@@ -176,7 +177,7 @@ def _tips(plot: _Plot, series: Sequence[Series]) -> Html:
     """Invisible columns over the plot; the one under the pointer shows its step and values."""
     steps = sorted({step for one in series for step, value in one.points if value is not None})
     dotted = {step for one in series if one.mark == "dots" for step, value in one.points if value is not None}
-    picked = sorted({*_evenly(steps, MOST_TIPS), *(dotted if len(dotted) <= MOST_TIPS else ())})
+    picked = sorted({*spread(steps, MOST_TIPS), *(dotted if len(dotted) <= MOST_TIPS else ())})
     borders = [(a + b) / 2 for a, b in pairwise(picked)]
     edges = [plot.across.low, *borders, plot.across.high]
     known = [(one, dict(one.points)) for one in series]
@@ -206,12 +207,6 @@ def _bubble(plot: _Plot, x: float, labels: Sequence[str]) -> Html:
     left = x + 10 if x < plot.width / 2 else x - 10 - width
     box = element("rect", x=left, y=TOP, width=width, height=17 * len(labels) + 10, rx=6, class_="bubble")
     return join([box, *(_text(left + 8, TOP + 17 + 17 * i, label, "") for i, label in enumerate(labels))])
-
-
-def _evenly(values: Sequence[float], count: int) -> list[float]:
-    if len(values) <= count:
-        return list(values)
-    return [values[round(i * (len(values) - 1) / (count - 1))] for i in range(count)]
 
 
 def _line(x1: float, y1: float, x2: float, y2: float, classes: str) -> Html:

@@ -44,7 +44,7 @@ class Score:
 def scores(run: Json) -> list[Score]:
     """Every metric taken of the base (`before`) and of the tuned model (`result.evaluation`)."""
     result = section(run, "result")
-    base = section(result, "before") or section(run, "before")
+    base = section(run, "before")
     tuned = section(result, "evaluation")
     before, after = dict(_flat(base)), dict(_flat(tuned))
     signatures = {**section(base, "signatures"), **section(tuned, "signatures")}

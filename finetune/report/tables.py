@@ -156,8 +156,6 @@ def _notes(entry: Json) -> Iterator[str]:
     for key, count in _counts(ledger).items():
         if key not in FATES and key != "rows" and count:
             yield f"{name}: {key.replace('_', ' ')}: {count:,.0f}"
-    for note in rows(ledger, "notes"):
-        yield f"{name}: {words(note)}"
     digest = words(entry.get("sha256"))
     if digest:
         yield f"{name}: sha256 {digest[:16]}…"
@@ -168,9 +166,7 @@ def facts(run: Json) -> Html | None:
     blocks = [
         _block("Plan", section(run, "plan")),
         _block("Base model", {"model": run.get("model"), **section(run, "base")}),
-        _block(
-            "Result", {k: v for k, v in section(run, "result").items() if k not in ("evaluation", "before")}
-        ),
+        _block("Result", {k: v for k, v in section(run, "result").items() if k != "evaluation"}),
         _block("Versions", {"finetune": run.get("finetune"), **section(run, "versions")}),
         _block("Machine", {"seed": run.get("seed"), **shown_environment(section(run, "environment"))}),
     ]

@@ -12,13 +12,12 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import set_seed
 from torch import nn
 from torch.optim.lr_scheduler import LRScheduler
 
-from finetune import log, world
+from finetune import log
 from finetune.config.arguments import Placement
-from finetune.errors import ConfigError, ModelError
+from finetune.errors import ModelError
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,12 +28,6 @@ class Update:
     applied: bool
 
 
-def refuse_what_needs_many_processes() -> None:
-    """Training across processes is not built yet, and is refused rather than done wrongly."""
-    if world.world_size() > 1:
-        raise ConfigError(f"{world.world_size()} processes were started; this version trains in one process")
-
-
 def open_accelerator(section: Placement, *, trackers: Sequence[str], folder: Path) -> Accelerator:
     """The accelerator of this process. Precision is the model's own business: see `autocast_dtype`."""
     if section.deepspeed is not None:
@@ -43,11 +36,6 @@ def open_accelerator(section: Placement, *, trackers: Sequence[str], folder: Pat
         torch.backends.cuda.matmul.allow_tf32 = section.tf32
         torch.backends.cudnn.allow_tf32 = section.tf32
     return Accelerator(cpu=section.use_cpu, log_with=list(trackers) or None, project_dir=folder)
-
-
-def seed_everything(seed: int) -> None:
-    """Python's, numpy's and torch's generators, on every device."""
-    set_seed(seed)
 
 
 def update(
@@ -84,7 +72,7 @@ def memory_errors() -> Iterator[None]:
         if not isinstance(error, torch.OutOfMemoryError) and "allocate memory" not in str(error):
             raise
         raise ModelError(
-            f"out of memory: lower run.tokens_per_micro_batch or "
+            "out of memory: lower run.tokens_per_micro_batch or "
             "max_input_length, or set training_args.gradient_checkpointing or model_config.quantization "
             f"({str(error).strip().splitlines()[0]})"
         ) from error

@@ -40,8 +40,6 @@ MAY_CHANGE = (
     "training_args.report_to",
     "training_args.run_name",
     "training_args.project",
-    "training_args.hub_*",
-    "training_args.push_to_hub",
     # devices, memory and speed: where a step is computed, not what it is
     "data_config.num_proc",
     "model_config.attention",
@@ -50,7 +48,6 @@ MAY_CHANGE = (
     "run.on_nonfinite",
     "training_args.use_cpu",
     "training_args.gradient_checkpointing*",
-    "training_args.dataloader_*",
     "training_args.deepspeed*",
     "training_args.fsdp*",
     "training_args.ddp_*",

@@ -15,7 +15,7 @@ from finetune.config.arguments import count_steps
 from finetune.config.schema import Config
 from finetune.data.dataset import Examples
 from finetune.data.plan import MicroBatch, Plan, Step
-from finetune.errors import Preempted, TrainingError
+from finetune.errors import Preempted, TrainingError, some_of
 from finetune.model.batch import Batch, collate
 from finetune.train.distributed import Update, peak_memory, update
 from finetune.train.monitor import Monitor
@@ -68,7 +68,7 @@ class Loop:
         if self.position.step == 0:
             check_first_gradients(trainee.tuned)
         mean = float(loss) / step.weight
-        parameters = [parameter for _, parameter in trainee.tuned.trainable()]
+        parameters = list(trainee.parameters.values())
         max_grad_norm = self.config.training_args.optimizer.max_grad_norm
         taken = update(parameters, trainee.optimizer, trainee.schedule, loss=mean, max_grad_norm=max_grad_norm)
         if not taken.applied:
@@ -142,10 +142,9 @@ class Loop:
 
     def _not_finite(self, step: Step, loss: float, grad_norm: float) -> None:
         """The update was left out: name the step's conversations, then stop or go on as configured."""
-        rows = ", ".join(self.examples.origin(c) for c in step.conversations[:8])
-        more = f" and {len(step.conversations) - 8} more" if len(step.conversations) > 8 else ""
+        rows = some_of(map(self.examples.origin, step.conversations), shown=8)
         values = f"loss {loss:g}, gradient norm {grad_norm:g}"
-        what = f"step {step.index + 1}: {values}: not finite, not applied ({rows}{more})"
+        what = f"step {step.index + 1}: {values}: not finite, not applied ({rows})"
         self.position.skipped += 1
         if self.config.run.on_nonfinite == "stop":
             raise TrainingError(f"{what}; lower training_args.learning_rate, or set run.on_nonfinite: skip")

@@ -12,7 +12,7 @@ Numbers come in as plain floats, so that nothing here knows torch. Only the main
 
 from array import array
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from math import isfinite
@@ -25,9 +25,8 @@ from finetune.train.metrics_file import MetricsFile, truncate_metrics
 from finetune.train.pace import Clock, Window, Work, rates
 from finetune.train.progress import Reading, loss_text, plain_line
 from finetune.train.screen import Screen
+from finetune.train.trackers import Track
 from finetune.train.watch import LossWatch
-
-Trackers = Callable[[dict[str, float], int], None]
 
 SMOOTHING = 0.9  # share of the past in the loss that the live line shows
 RECENT_STEPS = 20  # over which speed and ETA are measured
@@ -49,7 +48,7 @@ class Monitor:
         start_step: int = 0,
         logging_steps: int,
         first_step: bool = True,
-        trackers: Trackers | None = None,
+        trackers: Track | None = None,
     ) -> None:
         self._total_steps, self._start_step = total_steps, start_step
         self._logging_steps, self._first_step = logging_steps, first_step

@@ -10,7 +10,7 @@ from torch import nn
 from torch.optim.lr_scheduler import LRScheduler
 from transformers.optimization import Adafactor, get_scheduler
 
-from finetune.config.arguments import Optimizer, Schedule
+from finetune.config.arguments import Optimizer, Schedule, count_steps
 from finetune.errors import ConfigError, MissingLibraryError
 
 NamedParameters = Iterable[tuple[str, nn.Parameter]]
@@ -64,12 +64,7 @@ def make_schedule(section: Schedule, optimizer: torch.optim.Optimizer, total_ste
     return get_scheduler(
         section.lr_scheduler_type,
         optimizer,
-        num_warmup_steps=warmup_steps(section.warmup_steps, total_steps),
+        num_warmup_steps=count_steps(section.warmup_steps, total_steps),
         num_training_steps=total_steps,
         scheduler_specific_kwargs=dict(section.lr_scheduler_kwargs or {}),
     )
-
-
-def warmup_steps(warmup: float, total_steps: int) -> int:
-    """`warmup_steps` in steps: a share of the total, rounded up, when below 1."""
-    return int(warmup) if warmup >= 1 else -int(-total_steps * warmup // 1)

@@ -1,7 +1,7 @@
 """The part of a run that needs no torch: template, data and the size of things. Cheap, so it fails first."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -34,7 +34,8 @@ class Prepared:
     test: Examples | None
     test_samples: Sequence[Sample]
     conversations_per_step: int
-    identity: Identity
+    base: Mapping[str, Any]
+    """What tells this base model from another (`base_identity`)."""
 
     def plan(self, tokens_per_micro_batch: int | None = None) -> Plan:
         """The steps of the run; `tokens_per_micro_batch` None: as configured."""
@@ -61,6 +62,23 @@ class Prepared:
         schedule = self.config.training_args.schedule
         return self.plan().total(schedule.max_steps, schedule.num_train_epochs)
 
+    @property
+    def identity(self) -> Identity:
+        """What the numbers of this run depend on."""
+        return Identity.of(
+            self.config.as_yaml(),
+            data=self.examples.sha256,
+            template=self.template.fingerprint,
+            base=self.base,
+            conversations_per_step=self.conversations_per_step,
+            steps=self.total_steps,
+            environment={
+                "threads": int(os.environ.get("OMP_NUM_THREADS") or len(os.sched_getaffinity(0))),
+                "world_size": world.world_size(),
+                "versions": library_versions(),
+            },
+        )
+
     def accounts(self) -> list[dict[str, Any]]:
         """What run.json says of the data."""
         splits = (("train", self.examples), ("validation", self.validation), ("test", self.test))
@@ -76,12 +94,10 @@ class Prepared:
 
         Raises ResumeMismatchError naming each setting that would make it another training.
         """
-        check_identity(checkpoint, self.identity)
+        identity = self.identity
+        check_identity(checkpoint, identity)
         saved = read_manifest(checkpoint).identity
-        kept = kept_conversations_per_step(saved, self.identity.as_dict())
-        return replace(
-            self, conversations_per_step=kept, identity=replace(self.identity, conversations_per_step=kept)
-        )
+        return replace(self, conversations_per_step=kept_conversations_per_step(saved, identity.as_dict()))
 
 
 def prepare(config: Config, data_dir: Path, model: str) -> Prepared:
@@ -95,7 +111,7 @@ def prepare(config: Config, data_dir: Path, model: str) -> Prepared:
     files, scored = config.data_config, config.training_args.evaluation
     evaluates = scored.eval_strategy != "no" or scored.eval_on_start
     validation_file = files.val_file if evaluates else None
-    prepared = Prepared(
+    return Prepared(
         config=config,
         template=template,
         examples=_encoded(config, files.train_file, data_dir, template, "train"),
@@ -104,9 +120,8 @@ def prepare(config: Config, data_dir: Path, model: str) -> Prepared:
         test=_encoded_if(config, files.test_file, data_dir, template, "test"),
         test_samples=_samples(config, files.test_file, data_dir),
         conversations_per_step=conversations_per_step(config),
-        identity=None,  # type: ignore[arg-type]  # the next line knows the number of steps
+        base=base_identity(model),
     )
-    return replace(prepared, identity=_identity(prepared, model))
 
 
 def conversations_per_step(config: Config) -> int:
@@ -137,20 +152,3 @@ def _samples(config: Config, file: str | None, data_dir: Path) -> Sequence[Sampl
     if file is None or not config.training_args.evaluation.predict_with_generate:
         return ()
     return load_conversations(config.data_config, file, data_dir)[: config.evaluation.limit]
-
-
-def _identity(prepared: Prepared, model: str) -> Identity:
-    config = prepared.config
-    return Identity.of(
-        config.as_yaml(),
-        data=prepared.examples.sha256,
-        template=prepared.template.fingerprint,
-        base=base_identity(model),
-        conversations_per_step=prepared.conversations_per_step,
-        steps=prepared.total_steps,
-        environment={
-            "threads": int(os.environ.get("OMP_NUM_THREADS") or len(os.sched_getaffinity(0))),
-            "world_size": world.world_size(),
-            "versions": library_versions(),
-        },
-    )

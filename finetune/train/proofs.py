@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import torch
 
-from finetune.errors import TrainingError
+from finetune.errors import TrainingError, some_of
 from finetune.model.tuning import Tuned
 
 Fingerprints = Mapping[str, tuple[int, int]]
@@ -18,10 +18,10 @@ def check_first_gradients(tuned: Tuned) -> None:
     """
     absent = [name for name, p in tuned.trainable() if p.grad is None]
     if absent:
-        raise TrainingError(f"{_some(absent)}: no gradient reached these trainable weights at step 1")
+        raise TrainingError(f"{some_of(absent)}: no gradient reached these trainable weights at step 1")
     broken = [name for name, p in tuned.trainable() if p.grad is not None and not p.grad.isfinite().all()]
     if broken:
-        raise TrainingError(f"{_some(broken)}: the gradient at step 1 is not finite")
+        raise TrainingError(f"{some_of(broken)}: the gradient at step 1 is not finite")
     if not any(bool(p.grad.any()) for _, p in tuned.trainable() if p.grad is not None):
         raise TrainingError("the gradient of every trainable weight is zero at step 1: nothing would be learnt")
 
@@ -40,7 +40,7 @@ def check_frozen(tuned: Tuned, before: Fingerprints) -> None:
     after = fingerprint_frozen(tuned)
     changed = [name for name in before if after.get(name) != before[name]]
     if changed:
-        raise TrainingError(f"{_some(changed)}: these weights are frozen, and training changed them")
+        raise TrainingError(f"{some_of(changed)}: these weights are frozen, and training changed them")
 
 
 def _sums(tensor: torch.Tensor, chunk: int = 1 << 24) -> tuple[int, int]:
@@ -52,8 +52,3 @@ def _sums(tensor: torch.Tensor, chunk: int = 1 << 24) -> tuple[int, int]:
         total += int(wide.sum())
         weighted = weighted * 31 + int((wide * torch.arange(1, len(wide) + 1, device=wide.device)).sum())
     return total + int(bits[len(words) * 2 :].sum()), weighted & (1 << 64) - 1
-
-
-def _some(names: list[str], shown: int = 3) -> str:
-    rest = f" and {len(names) - shown} more" if len(names) > shown else ""
-    return ", ".join(names[:shown]) + rest

@@ -5,8 +5,6 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from torch import nn
-
 from finetune import log
 from finetune.chat.template import ChatTemplate
 from finetune.config.arguments import Saving
@@ -45,10 +43,9 @@ class Saver:
         metric = self.section.best_metric
         if metric is not None and self.improves(scores):
             self.best = Best(f"checkpoint-{position.step}", metric, self._value(scores, metric))
-        parameters: dict[str, nn.Parameter] = dict(self.trainee.tuned.trainable())
         state = snapshot(
             position.step,
-            parameters,
+            self.trainee.parameters,
             self.trainee.optimizer,
             self.trainee.schedule,
             counters=asdict(position),

@@ -10,9 +10,8 @@ from finetune.chat.template import ChatTemplate
 from finetune.config.schema import Config
 from finetune.data.dataset import Examples, Sample
 from finetune.data.plan import pack
-from finetune.eval.evaluate import evaluate
+from finetune.eval.evaluate import evaluate_under
 from finetune.eval.report import Loss, Report
-from finetune.infer.engine import sampling_from
 from finetune.infer.hf import HFEngine
 from finetune.model.batch import collate
 from finetune.train.trainee import Trainee
@@ -53,18 +52,9 @@ class Scorer:
 
     def predict(self, samples: Sequence[Sample], predictions: Path | None) -> Report:
         """Write the turns of `samples` and score them; one line each to `predictions`."""
-        arguments = self.config.training_args
-        sampling = sampling_from(
-            arguments.evaluation.generation_config.model_dump(), seed=arguments.batches.seed
-        )
+        engine = HFEngine(self.trainee.tuned.model, self.template)
+        batch_size = self.config.training_args.batches.per_device_eval_batch_size
         with self.trainee.autocast():
-            return evaluate(
-                HFEngine(self.trainee.tuned.model, self.template),
-                samples,
-                turns=self.config.evaluation.turns,
-                sampling=sampling,
-                batch_size=arguments.batches.per_device_eval_batch_size,
-                metrics=self.config.evaluation.metrics,
-                max_input_length=self.config.max_input_length,
-                predictions_path=predictions,
+            return evaluate_under(
+                self.config, engine, samples, batch_size=batch_size, predictions_path=predictions
             )

@@ -3,8 +3,6 @@
 from pathlib import Path
 from typing import Any
 
-from torch import nn
-
 from finetune import log
 from finetune.config.arguments import count_steps
 from finetune.config.schema import Config
@@ -76,8 +74,10 @@ def _go_on(checkpoint: Path | None, trainee: Trainee, saver: Saver) -> Position:
     """Load what the checkpoint holds; the random state last, because making all this drew from it."""
     if checkpoint is None:
         return Position()
-    state: TrainState = restore(checkpoint, _parameters(trainee), trainee.optimizer, trainee.schedule)
-    saver.best, saver.latest = state.best, checkpoint
+    state: TrainState = restore(checkpoint, trainee.parameters, trainee.optimizer, trainee.schedule)
+    if state.best is not None and (saver.output / state.best.checkpoint).is_dir():
+        saver.best = state.best  # a checkpoint of another folder may tell of one that is not here
+    saver.latest = checkpoint
     restore_rng(state.rng)
     log.info(f"going on from {checkpoint}")
     return Position(**state.counters)
@@ -114,12 +114,8 @@ def _take_best(config: Config, trainee: Trainee, saver: Saver, output: Path) -> 
     """Let the model be what it was at its best, where that is asked for."""
     if not config.training_args.saving.load_best_model_at_end or saver.best is None:
         return
-    apply_parameters(read_state(output / saver.best.checkpoint), _parameters(trainee))
+    apply_parameters(read_state(output / saver.best.checkpoint), trainee.parameters)
     log.info(f"the best is {saver.best.checkpoint}: {saver.best.metric} {saver.best.value:.4g}")
-
-
-def _parameters(trainee: Trainee) -> dict[str, nn.Parameter]:
-    return dict(trainee.tuned.trainable())
 
 
 def _describe(trainee: Trainee) -> dict[str, Any]:

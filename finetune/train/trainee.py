@@ -7,6 +7,8 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import set_seed
+from torch import nn
 from torch.optim.lr_scheduler import LRScheduler
 from transformers import PreTrainedModel
 
@@ -18,7 +20,6 @@ from finetune.model.head import SupervisedLoss
 from finetune.model.layout import choose_layout, use_layout
 from finetune.model.load import DTYPES, load_base
 from finetune.model.tuning import Tuned, apply_tuning, load_adapter
-from finetune.train.distributed import seed_everything
 from finetune.train.optimizer import make_optimizer, make_schedule
 
 
@@ -33,6 +34,11 @@ class Trainee:
     accelerator: Accelerator
     layout: Layout
     autocast_dtype: torch.dtype | None
+
+    @property
+    def parameters(self) -> dict[str, nn.Parameter]:
+        """What learns, by name."""
+        return dict(self.tuned.trainable())
 
     @property
     def device(self) -> torch.device:
@@ -50,7 +56,7 @@ def make_trainee(
 ) -> Trainee:
     """Load the base, tune it as configured, and choose its layout for examples of up to `longest` tokens."""
     arguments = config.training_args
-    seed_everything(arguments.batches.seed)
+    set_seed(arguments.batches.seed)
     tuned = load_tuned(config, model, accelerator.device)
     layout, why = choose_layout(tuned, config.model.attention, longest)
     use_layout(tuned, layout)

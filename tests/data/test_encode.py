@@ -184,7 +184,7 @@ def test_a_ledger_adds_up_or_says_it_does_not():
 
 
 def test_ledgers_add_up_over_files():
-    one, other = Ledger(rows=2, turns_left_out=1), Ledger(rows=3, not_drawn=3, notes=["n"])
+    one, other = Ledger(rows=2, turns_left_out=1), Ledger(rows=3, not_drawn=3)
     one.count("trained", 2)
     total = one.plus(other)
     total.check()
@@ -198,5 +198,4 @@ def test_ledgers_add_up_over_files():
         "not_drawn": 3,
         "repeated": 0,
         "turns_left_out": 1,
-        "notes": ["n"],
     }

@@ -46,12 +46,18 @@ def test_what_is_missing_is_told_before_a_model_is_loaded(taught: Path, data: Pa
 
 
 def test_answers_are_generated_once_and_by_one_model(taught: Path, data: Path, tmp_path: Path) -> None:
-    output, greedy = tmp_path / "out.jsonl", Sampling(max_new_tokens=60)
-    assert generate_answers(str(taught), "dev.jsonl", output, greedy, 2, None, False) == 4
+    output = tmp_path / "out.jsonl"
+
+    def generate(output: Path, quantization: str | None) -> int:
+        greedy = Sampling(max_new_tokens=60)
+        options = {"batch_size": 2, "quantization": quantization, "trust_remote_code": False}
+        return generate_answers(str(taught), "dev.jsonl", output, sampling=greedy, **options)
+
+    assert generate(output, None) == 4
     written = output.read_bytes()
-    assert generate_answers(str(taught), "dev.jsonl", output, greedy, 2, None, False) == 0
+    assert generate(output, None) == 0
     with pytest.raises(FolderInUseError, match="was written by"):
-        generate_answers(str(taught), "dev.jsonl", output, greedy, 2, "nf4", False)
+        generate(output, "nf4")
     assert output.read_bytes() == written
     last = json.loads(written.splitlines()[3])
     assert [message["role"] for message in last["messages"]] == ["user", "assistant", "tool", "assistant"]

@@ -170,9 +170,10 @@ def test_a_wrong_call_a_missing_call_and_an_unasked_call_are_told_apart(
 
 
 def test_nothing_to_ask_is_a_report_of_nothing(engine: HFEngine, tmp_path: Path) -> None:
+    (tmp_path / "p.jsonl").write_bytes(b"earlier\n")
     report = evaluate(engine, [], predictions_path=tmp_path / "p.jsonl")
     assert (report.turns, report.scores, report.metrics()) == (0, {}, {})
-    assert (tmp_path / "p.jsonl").read_bytes() == b""
+    assert (tmp_path / "p.jsonl").read_bytes() == b"earlier\n"
     assert report.lines() == ["0 turns of 0 conversations"]
 
 

@@ -17,6 +17,7 @@ from peft import (
 )
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
+from finetune import disk
 from finetune.chat.load import load_template
 from finetune.chat.messages import Conversation, Message
 from finetune.disk import require_free
@@ -220,7 +221,7 @@ def test_a_failed_proof_leaves_no_output(
 def test_a_disk_that_is_too_small_is_told_before_anything_is_loaded(
     adapter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(merging, "bytes_free", lambda folder: 1000)
+    monkeypatch.setattr(disk, "bytes_free", lambda folder: 1000)
     monkeypatch.setattr(merging, "load_base", require_free)  # would fail loudly if it were called
     refused(adapter, tmp_path / "out", StorageError, r"needs 64\.\d MB .* and 1\.0 kB \(1000 bytes\) are free")
 

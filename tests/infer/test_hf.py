@@ -28,6 +28,7 @@ TUNINGS = {
 }
 TEXTS = ["One and one?", "hi", "Where is the river? Where is the old mill? Tell me more of it.", "你好"]
 GREEDY = Sampling(max_new_tokens=10)
+DRAWN = Sampling(max_new_tokens=20, do_sample=True, temperature=3.0)  # shows differences that greedy hides
 
 
 @pytest.fixture(scope="module")
@@ -86,13 +87,13 @@ def test_a_padded_batch_gives_the_tokens_that_each_prompt_gives_alone(
 def test_without_its_adapter_a_model_answers_as_its_base(
     tuning: str, engine_of: Callable[[str], HFEngine], prompts: list[list[int]]
 ) -> None:
-    engine, base = engine_of(tuning), engine_of("none").generate(prompts, GREEDY, 4)
-    tuned = engine.generate(prompts, GREEDY, 4)
+    engine, base = engine_of(tuning), engine_of("none").generate(prompts, DRAWN, 4)
+    tuned = engine.generate(prompts, DRAWN, 4)
     assert tuned != base
     trains = [parameter.requires_grad for parameter in engine.model.parameters()]
     with engine.without_adapter():
-        assert engine.generate(prompts, GREEDY, 4) == base
-    assert engine.generate(prompts, GREEDY, 4) == tuned
+        assert engine.generate(prompts, DRAWN, 4) == base
+    assert engine.generate(prompts, DRAWN, 4) == tuned
     assert [parameter.requires_grad for parameter in engine.model.parameters()] == trains
 
 

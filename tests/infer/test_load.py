@@ -7,9 +7,9 @@ import torch
 
 from finetune.chat.load import load_template
 from finetune.chat.messages import Conversation, Message
-from finetune.errors import ConfigError, ModelError
+from finetune.errors import ModelError
 from finetune.infer.engine import Sampling
-from finetune.infer.load import choose_device, load_engine
+from finetune.infer.load import load_engine
 
 LONG = Sampling(max_new_tokens=40)
 
@@ -34,14 +34,14 @@ def adapter(taught: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_model_folder_answers(taught: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    engine = load_engine(str(taught), device="cpu")
+    engine = load_engine(str(taught))
     assert answer(engine, "你好") == "你好，我在。"
     assert not engine.has_adapter
     assert f"model: {taught}" in capsys.readouterr().err
 
 
 def test_an_adapter_folder_brings_its_base(adapter: Path) -> None:
-    engine = load_engine(str(adapter), device="cpu")
+    engine = load_engine(str(adapter))
     assert engine.has_adapter
     with engine.without_adapter():
         assert answer(engine, "你好") == "你好，我在。"
@@ -52,14 +52,14 @@ def test_a_model_keeps_the_dtype_it_is_stored_in(taught: Path, tmp_path: Path) -
 
     GlmForCausalLM.from_pretrained(taught, dtype=torch.bfloat16).save_pretrained(tmp_path)
     load_template(taught).save(tmp_path)
-    engine = load_engine(str(tmp_path), device="cpu")
+    engine = load_engine(str(tmp_path))
     assert {parameter.dtype for parameter in engine.model.parameters()} == {torch.bfloat16}
     assert answer(engine, "Where is the river?")
 
 
 def test_a_base_can_be_loaded_in_four_bits(adapter: Path) -> None:
     pytest.importorskip("bitsandbytes")
-    engine = load_engine(str(adapter), quantization="nf4", device="cpu")
+    engine = load_engine(str(adapter), quantization="nf4")
     assert any("4bit" in type(module).__name__ for module in engine.model.modules())
     with engine.without_adapter():
         assert answer(engine, "你好")
@@ -74,7 +74,7 @@ def test_an_adapter_that_changed_its_base_talks_and_cannot_be_switched_off(
     config = LoraConfig(r=2, task_type="CAUSAL_LM", target_modules=["q_proj"], init_lora_weights="pissa")
     get_peft_model(GlmForCausalLM.from_pretrained(taught), config).save_pretrained(tmp_path)
     load_template(taught).save(tmp_path)
-    engine = load_engine(str(tmp_path), device="cpu")
+    engine = load_engine(str(tmp_path))
     assert answer(engine, "你好") == "你好，我在。"
     with pytest.raises(ModelError, match="init_lora_weights: pissa changed the base"), engine.without_adapter():
         pass
@@ -83,13 +83,3 @@ def test_an_adapter_that_changed_its_base_talks_and_cannot_be_switched_off(
 def test_a_folder_that_is_nothing_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=str(tmp_path)):
         load_engine(str(tmp_path))
-
-
-@pytest.mark.parametrize("name", ["gpu", "cuda:99", "cpu:x"])
-def test_a_device_that_is_not_there_is_refused(name: str) -> None:
-    with pytest.raises(ConfigError, match=name):
-        choose_device(name)
-
-
-def test_without_a_name_the_gpu_is_taken_where_there_is_one() -> None:
-    assert choose_device(None).type == ("cuda" if torch.cuda.is_available() else "cpu")

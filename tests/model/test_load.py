@@ -152,7 +152,6 @@ def test_weights_that_no_layer_takes_are_told(
 
 @pytest.mark.parametrize(("kind", "layer"), [("nf4", "Linear4bit"), ("int8", "Linear8bitLt")])
 def test_a_base_is_quantized_on_the_cpu_too(kind: str, layer: str, small: Path) -> None:
-    pytest.importorskip("bitsandbytes")
     quantized, whole = load(small, quantization=kind), AutoModelForCausalLM.from_pretrained(small)
     assert type(quantized.model.layers[0].mlp.down_proj).__name__ == layer
     ids = torch.arange(12)[None]

@@ -90,7 +90,7 @@ def run_json() -> dict[str, Any]:
                 "why": "every record has a list `messages`",
                 "ledger": {
                     **{"rows": 1000, "trained": 940, "truncated": 25, "too_long": 30, "no_answer": 4},
-                    **{"malformed": 1, "turns_left_out": 212, "notes": ["combine: true means train_on: last"]},
+                    **{"malformed": 1, "turns_left_out": 212},
                 },
             },
             {
@@ -113,11 +113,11 @@ def run_json() -> dict[str, Any]:
         "versions": {"python": "3.11.9", "torch": "2.13.0", "transformers": "5.23.0", "peft": "0.21.2"},
         "seed": 7,
         "plan": {"conversations_per_step": 8, "steps": STEPS, "steps_per_epoch": 120, "layout": "flat"},
+        "before": scores(14.2, 4.8, 11.9, 0.031, 3.214),
         "result": {
             "final_loss": 0.44,
             "best_checkpoint": "checkpoint-300",
             "best_metric": 0.71,
-            "before": scores(14.2, 4.8, 11.9, 0.031, 3.214),
             "evaluation": scores(57.3, 34.6, 53.1, 0.322, 0.713),
         },
         "environment": {"device": "NVIDIA H200", "cores": 16},

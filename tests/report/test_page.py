@@ -143,18 +143,16 @@ def test_the_ledger_says_when_it_does_not_add_up(finished: Path) -> None:
     assert "✗ +" not in report(change(finished, data=[entry])).shown
 
 
-def test_scores_of_the_base_are_found_in_both_places(finished: Path) -> None:
+def test_scores_of_the_base_stand_beside_those_of_the_tuned_model(finished: Path) -> None:
     before = {"scores": {"rouge-l": 22.2}}
     run = change(finished, before=before, result={"evaluation": {"scores": {"rouge-l": 44.4}}})
     assert "+22.2" in report(run).shown
 
 
 def test_a_lower_loss_is_better_and_a_lower_score_is_worse(finished: Path) -> None:
-    result = {
-        "before": {"scores": {"rouge-l": 50}, "loss": 2.0},
-        "evaluation": {"scores": {"rouge-l": 40}, "loss": 1.0},
-    }
-    shown = report(change(finished, result=result)).shown
+    before = {"scores": {"rouge-l": 50}, "loss": 2.0}
+    result = {"evaluation": {"scores": {"rouge-l": 40}, "loss": 1.0}}
+    shown = report(change(finished, before=before, result=result)).shown
     assert "▼ −10.0" in shown and "▲ −1" in shown
 
 

@@ -82,7 +82,6 @@ def test_the_same_run_matches_itself_silently() -> None:
         ("training_args.gradient_checkpointing", True),
         ("training_args.deepspeed", "configs/ds_zero_2.json"),
         ("training_args.deepspeed", {"zero_optimization": {"stage": 2}}),
-        ("training_args.dataloader_num_workers", 16),
         ("training_args.max_steps", 200),
         ("training_args.num_train_epochs", 9.0),
         ("data_config.train_file", "/moved/train.jsonl"),
@@ -171,9 +170,9 @@ def test_weights_of_training_files_matter_and_their_paths_do_not() -> None:
         check(files(("a", 1.0), ("b", 3.0)), saved=files(("a", 1.0), ("b", 2.0)))
 
 
-def test_tokens_and_other_free_keys_never_reach_a_manifest() -> None:
-    config = with_key("training_args.hub_token", "hf_secret")
-    assert "hf_secret" not in str(identity(config).as_dict())
+def test_free_keys_never_reach_a_manifest() -> None:
+    config = with_key("training_args.run_name", "a private name")
+    assert "a private name" not in str(identity(config).as_dict())
     assert "training_args.save_steps" not in what_matters(config)
 
 

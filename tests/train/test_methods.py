@@ -87,7 +87,6 @@ def test_a_method_trains_on_a_bfloat16_base(
 def test_lora_trains_on_a_quantized_base(
     kind: str, small: Path, data: Path, configure: Configure, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    pytest.importorskip("bitsandbytes")
     output = check_run(small, data, configure(LORA, **SHORT), (f"model_config.quantization={kind}",))
     assert "MatMul8bitLt" not in capfd.readouterr().err
     trained = run_json(output)["result"]["evaluation"]["loss"]

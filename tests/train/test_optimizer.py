@@ -7,10 +7,10 @@ import torch
 from torch import nn
 from transformers import AutoModelForCausalLM
 
-from finetune.config.arguments import Optimizer, Schedule
+from finetune.config.arguments import Optimizer, Schedule, count_steps
 from finetune.errors import ConfigError
 from finetune.model.tuning import apply_tuning
-from finetune.train.optimizer import make_optimizer, make_schedule, warmup_steps
+from finetune.train.optimizer import make_optimizer, make_schedule
 
 pytestmark = pytest.mark.filterwarnings("ignore:Paged optimizers are not supported on CPU")
 NAMES = get_args(Optimizer.model_fields["optim"].annotation)
@@ -79,7 +79,7 @@ def test_options_that_an_optimizer_does_not_have_are_refused(given: str) -> None
     [(0, 100, 0), (0.03, 100, 3), (0.03, 101, 4), (1, 100, 1), (30, 100, 30), (0.5, 3, 2)],
 )
 def test_a_warm_up_below_1_is_a_share_of_the_run_rounded_up(warmup: float, total: int, steps: int) -> None:
-    assert warmup_steps(warmup, total) == steps
+    assert count_steps(warmup, total) == steps
 
 
 def rates(total: int, **fields: Any) -> list[float]:
