@@ -21,6 +21,7 @@ def _no_constant(name: str) -> NoReturn:
 
 
 _JSON = json.JSONDecoder(parse_constant=_no_constant)
+_PYTHON = {"True": True, "False": False, "None": None}
 
 
 def read_glm4(text: str) -> Read | None:
@@ -50,7 +51,10 @@ def _arg_keys(body: str) -> dict[str, Any]:
 
 
 def read_parameters(text: str) -> Read | None:
-    """Qwen3-Coder: `<function=name>` with `<parameter=key>` blocks, each value on lines of its own."""
+    """Qwen3-Coder: `<function=name>` with `<parameter=key>` blocks, each value on lines of its own.
+
+    Its template prints truth values as Python does.
+    """
     before, found, _ = text.partition("<tool_call>")
     calls = re.findall(r"<function=([^>\s]+)>(.*?)</function>", text, re.DOTALL)
     if not found or not calls:
@@ -60,7 +64,7 @@ def read_parameters(text: str) -> Read | None:
 
 def _parameters(body: str) -> dict[str, Any]:
     pairs = re.findall(r"<parameter=([^>\s]+)>\n?(.*?)\n?</parameter>", body, re.DOTALL)
-    return {key: _bare(value) for key, value in pairs}
+    return {key: _PYTHON[value] if value in _PYTHON else _bare(value) for key, value in pairs}
 
 
 def _bare(value: str) -> Any:

@@ -29,6 +29,10 @@ _CALLING = Message("assistant", "", (_CALL,))
 _THINKING = Message("assistant", "Qzanswerq", reasoning="Qzthoughtq")
 _OPENED = re.compile(r"<think>\n*\Z")
 
+ANSWER_FRAME = ("<answer>", "</answer>")
+FRAME_TOKENS = ("<think>", "</think>", *ANSWER_FRAME)
+"""A tokenizer that has all four is of a model that writes `<think>…</think><answer>…</answer>` (GLM-4.1V)."""
+
 
 @dataclass(frozen=True, slots=True)
 class Habits:
@@ -39,6 +43,8 @@ class Habits:
     `lead`, `trail`: what it writes between generation prompt and answer, and between answer and end.
     `opens_thoughts`: its generation prompt ends in `<think>`.
     `cuts_thoughts`: it drops what stands before `</think>` in a content.
+    `frames_answers`: the model writes `<think>…</think><answer>…</answer>`, its template the bare answer.
+    `bare_end`: what would end an answer that the model has not framed.
     `read_calls`: None where no reader of ours reads its calls.
     """
 
@@ -52,6 +58,8 @@ class Habits:
     thinks: bool
     opens_thoughts: bool
     cuts_thoughts: bool
+    frames_answers: bool
+    bare_end: str
     tells_tools: bool
     tells_results: bool
     read_calls: Reader | None
@@ -59,11 +67,15 @@ class Habits:
     @property
     def name(self) -> str:
         """For people: which family this behaves like."""
+        if self.frames_answers:
+            return "glm4.1v"
         if self.spelling is GLM4 and self.opens_thoughts:
             return "glm-z1"
         if self.spelling is GLM4:
             return "glm4" if self.wishes.tools_on_message else "glm4-0414"
-        return "glm4.5" if not self.closes and self.read_calls is READERS[0] else "generic"
+        if self.closes or self.read_calls is not READERS[0]:
+            return "generic"
+        return "glm4.7" if self.opens_thoughts else "glm4.5"
 
 
 class Observer:
@@ -101,18 +113,22 @@ def observe(render: Render, controls: Controls, spelling: Spelling, eos: str | N
     tells_tools = _find_tools(see)
     call_end, reader = _calls(see, closes, answer_end)
     opened = _OPENED.search(see.text(_USER, prompt=True)) is not None
-    lead, trail = _around(see, answer_end)
+    thinks = opened or see.shows("Qzthoughtq", _USER, _THINKING)
+    frames = not closes and not thinks and set(FRAME_TOKENS) <= set(controls.tokens)
+    lead, trail = (ANSWER_FRAME[0], "") if frames else _around(see, answer_end)
     return Habits(
         spelling=spelling,
         wishes=see.wishes,
         closes=closes,
-        answer_end=answer_end,
+        answer_end=ANSWER_FRAME[1] if frames else answer_end,
         call_end=call_end,
         lead=lead,
         trail=trail,
-        thinks=opened or see.shows("Qzthoughtq", _USER, _THINKING),
+        thinks=thinks or frames,
         opens_thoughts=opened,
         cuts_thoughts=_cuts_thoughts(see),
+        frames_answers=frames,
+        bare_end=answer_end,
         tells_tools=tells_tools,
         tells_results=call_end is not None and see.shows("Qzresultq", _USER, _CALLING, _RESULT, prompt=True),
         read_calls=reader,

@@ -1,15 +1,16 @@
 """A checkpoint's Jinja chat template, rendered with transformers' semantics and nothing else in reach.
 
-Templates come from the Hub and are foreign code: they run in an immutable sandbox and see plain data only.
+Templates come from the Hub and are foreign code: they run in an immutable sandbox, see plain data only, and
+may neither count nor print without end.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, NoReturn
 
 import jinja2
-from jinja2 import nodes
+from jinja2 import meta, nodes
 from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
@@ -19,6 +20,16 @@ from finetune.errors import TemplateError
 # What `strftime_now` tells. A moving clock would make two encodings of one record differ; this is the date
 # that Llama's own templates fall back to where there is no clock.
 CLOCK = datetime(2024, 7, 26)
+
+_LONGEST = 100_000_000
+"""Characters that one rendering may have, and elements that one product may."""
+_MOST_COUNTS = 1_000_000
+"""Numbers that the `range`s of one rendering may count in all."""
+
+_MOST_BITS = 10_000
+"""Bits that a power may have."""
+
+_OURS = ("messages", "tools", "documents", "add_generation_prompt")
 
 Messages = Sequence[Mapping[str, Any]]
 Tools = Sequence[Mapping[str, Any]]
@@ -56,10 +67,37 @@ def _tojson(
     )
 
 
+class _Sandbox(ImmutableSandboxedEnvironment):
+    """Jinja's sandbox with products kept small: `'x' * 10**12` is one step for the interpreter."""
+
+    intercepted_binops = frozenset(["*", "**"])
+
+    def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
+        size = len(left) if isinstance(left, str | list | tuple) else 1
+        times = len(right) if isinstance(right, str | list | tuple) else right
+        if operator == "**" and int(abs(left)).bit_length() * abs(times) > _MOST_BITS:
+            raise jinja2.TemplateError("it raises a number to too high a power")
+        if operator == "*" and size * (times if size > 1 else 1) > _LONGEST:
+            raise jinja2.TemplateError("it repeats a text or list without end")
+        return super().call_binop(context, operator, left, right)
+
+
+class _Counter:
+    """`range` for one rendering: all of them together count so far and no further."""
+
+    def __init__(self) -> None:
+        self._left = _MOST_COUNTS
+
+    def __call__(self, *limits: int) -> range:
+        counted = range(*limits)
+        self._left -= len(counted)
+        if self._left < 0:
+            raise jinja2.TemplateError(f"it counts beyond {_MOST_COUNTS}")
+        return counted
+
+
 def _environment() -> ImmutableSandboxedEnvironment:
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[_GenerationTag, loopcontrols]
-    )
+    environment = _Sandbox(trim_blocks=True, lstrip_blocks=True, extensions=[_GenerationTag, loopcontrols])
     environment.filters["tojson"] = _tojson
     environment.globals |= {"raise_exception": _raise_exception, "strftime_now": _strftime_now}
     return environment
@@ -75,17 +113,65 @@ class JinjaTemplate:
         try:
             self._template = _environment().from_string(source)
         except jinja2.TemplateSyntaxError as error:
-            raise TemplateError(f"{name}:{error.lineno}: not a chat template: {error.message}") from None
+            raise _damaged(name, error) from None
 
     def render(self, messages: Messages, tools: Tools | None, add_generation_prompt: bool) -> str:
         """The conversation as text. Raises TemplateError with the template's own words where it refuses."""
+        given = {
+            **self.variables,
+            "messages": messages,
+            "tools": tools,
+            "documents": None,
+            "add_generation_prompt": add_generation_prompt,
+            "range": _Counter(),
+        }
         try:
-            return self._template.render(
-                **self.variables,
-                messages=messages,
-                tools=tools,
-                documents=None,
-                add_generation_prompt=add_generation_prompt,
-            )
+            return _joined(self._template.generate(given))
         except Exception as error:  # foreign code: whatever it raises is the template's fault, not ours
             raise TemplateError(f"{self._name}: the chat template refuses the conversation: {error}") from error
+
+
+def _joined(pieces: Iterable[str]) -> str:
+    length, text = 0, []
+    for piece in pieces:
+        length += len(piece)
+        if length > _LONGEST:
+            raise jinja2.TemplateError("it prints without end")
+        text.append(piece)
+    return "".join(text)
+
+
+def with_defaults(source: str, values: Mapping[str, Any], *, name: str) -> str:
+    """`source` in which the variables that it reads have `values`, unless whoever renders it sets them.
+
+    A line of Jinja at the top, so that the value goes wherever the template goes: into checkpoints, servers,
+    other libraries. Raises TemplateError for a name that the template does not read.
+    """
+    if not values:
+        return source
+    read = _variables(source, name)
+    for key in values:
+        if key not in read or key in _OURS or key.endswith("_token"):
+            own = sorted(key for key in read if key not in _OURS and not key.endswith("_token"))
+            raise TemplateError(
+                f"{name}: the chat template reads no {key!r} from model_config.chat_template_kwargs; "
+                + (f"it reads {', '.join(own)}" if own else "it reads none")
+            )
+    lines = (f"{{% set {key} = {key} if {key} is defined else {_literal(values[key])} %}}" for key in values)
+    return "".join(lines) + "\n" + source
+
+
+def _variables(source: str, name: str) -> set[str]:
+    environment = _environment()
+    try:
+        return meta.find_undeclared_variables(environment.parse(source)) - set(environment.globals)
+    except jinja2.TemplateSyntaxError as error:
+        raise _damaged(name, error) from None
+
+
+def _literal(value: Any) -> str:
+    return "none" if value is None else json.dumps(value, ensure_ascii=False)
+
+
+def _damaged(name: str, error: jinja2.TemplateSyntaxError) -> TemplateError:
+    return TemplateError(f"{name}:{error.lineno}: not a chat template: {error.message}")

@@ -10,6 +10,8 @@ from finetune.chat.messages import Message, ToolCall
 def read_turn(text: str, stopped_by: str | None, habits: Habits, controls: Controls) -> Message:
     """The message in `text` (marked, stop token off). `stopped_by`: that token, where it tells calls apart."""
     reasoning, rest = _split_thoughts(text, habits)
+    if habits.frames_answers:
+        rest = rest.lstrip()
     if habits.opens_thoughts:
         rest = rest.removeprefix(habits.lead)
     read = habits.read_calls(rest) if habits.read_calls and stopped_by in (None, habits.call_end) else None

@@ -75,17 +75,22 @@ class Script:
         """What the model writes as message `i`, its stop token last."""
         if (written := self._written(i, self.text(i, prompt=True))) is not None:
             return written[0]
+        why = "; without its thoughts it might: set data_config.thinking: drop"
         raise TemplateError(
             f"message {i + 1}: the chat template does not print this turn as a continuation of its own "
             "generation prompt, ended by a stop token; it cannot be trained exactly"
+            + (why if self.messages[i].reasoning else "")
         )
 
     def _written(self, i: int, prompt: str) -> tuple[str, str] | None:
         """What the model writes after `prompt`, and the stop token at its end."""
         message, habits = self.messages[i], self._habits
-        turn = continuation(prompt, self.text(i + 1, prompt=False), (message.reasoning or "").strip("\n"))
+        reasoning = (message.reasoning or "").strip("\n")
+        turn = continuation(prompt, self.text(i + 1, prompt=False), reasoning)
         if turn is None:
             return None
+        if habits.frames_answers:
+            turn = f"<think>{reasoning}</think>{habits.lead}{turn}"
         end = (habits.call_end if message.tool_calls else None) or habits.answer_end
         if habits.closes:
             turn, closed, _ = turn.partition(end)
@@ -116,5 +121,5 @@ def _lost(message: Message, habits: Habits) -> str | None:
     if message.tool_calls and habits.call_end is None:
         return "tool calls"
     if message.reasoning and not habits.thinks:
-        return "thoughts (reasoning); remove them, or put them into the content"
+        return "thoughts (reasoning); set data_config.thinking: drop, or put them into the content"
     return None

@@ -14,18 +14,21 @@ from typing import Any, Literal
 
 from transformers import PreTrainedTokenizerFast
 
+from finetune import log
 from finetune.chat.controls import Controls
 from finetune.chat.dialects import choose_spelling
-from finetune.chat.habits import Habits, observe
-from finetune.chat.jinja import JinjaTemplate
+from finetune.chat.habits import FRAME_TOKENS, Habits, observe
+from finetune.chat.jinja import JinjaTemplate, with_defaults
 from finetune.chat.messages import Conversation, Message
 from finetune.chat.reading import read_turn
 from finetune.chat.saving import save_tokenizer
 from finetune.chat.script import Script, Turn
+from finetune.chat.thoughts import Thinking, settle_thoughts
 from finetune.chat.vocabulary import Vocabulary
 
 TrainOn = Literal["all", "last"]
 _MARKER = re.compile(r"<[|｜].*[|｜]>")
+_SWITCH = re.compile(r"/\w+")  # `/nothink`: a token, but one that people are meant to type
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,8 +46,8 @@ class Rendered:
 class ChatTemplate:
     """Render, prompt and parse. `source` is the Jinja text, `name` the file it came from (for messages).
 
-    `folder`: where the tokenizer was loaded from, if anywhere. `options`: further variables for the Jinja,
-    such as `enable_thinking`.
+    `folder`: where the tokenizer was loaded from, if anywhere. `options`: values for the Jinja's own variables,
+    such as `enable_thinking`; they become part of `source`. `thinking`: what becomes of thoughts in data.
     """
 
     def __init__(
@@ -55,15 +58,16 @@ class ChatTemplate:
         name: str = "chat template",
         folder: Path | None = None,
         options: Mapping[str, Any] | None = None,
+        thinking: Thinking = "train",
     ) -> None:
         self.tokenizer = tokenizer
-        self.source = source
+        self.source = source = with_defaults(source, options or {}, name=name)
+        self.thinking: Thinking = thinking
+        self._has_told_of_systems = False
         self._folder = folder
         self._controls = Controls(_control_tokens(tokenizer, source))
         self._vocabulary = Vocabulary(tokenizer, self._controls)
-        self._jinja = JinjaTemplate(
-            source, name=name, variables={**tokenizer.special_tokens_map, **(options or {})}
-        )
+        self._jinja = JinjaTemplate(source, name=name, variables=tokenizer.special_tokens_map)
         spelling = choose_spelling(source, self._controls.tokens)
         self.dialect: Habits = observe(
             self._jinja.render, self._controls, spelling, tokenizer.eos_token, name=name
@@ -76,6 +80,7 @@ class ChatTemplate:
         """sha256 of what encoded data depends on: the template, its variables and the tokenizer."""
         parts = [
             self.source,
+            self.thinking,
             repr(sorted(self._jinja.variables.items())),
             self.tokenizer.backend_tokenizer.to_str(),
         ]
@@ -135,7 +140,17 @@ class ChatTemplate:
         save_tokenizer(self.tokenizer, self.source, self._folder, folder)
 
     def _script(self, conversation: Conversation) -> Script:
-        return Script(conversation, self._jinja, self.dialect, self._controls)
+        self._tell_of_systems(conversation)
+        settled = settle_thoughts(conversation, self.dialect, self.thinking)
+        return Script(settled, self._jinja, self.dialect, self._controls)
+
+    def _tell_of_systems(self, conversation: Conversation) -> None:
+        """Say once that a system text has moved."""
+        if self._has_told_of_systems or self.dialect.wishes.system_role:
+            return
+        if any(message.role == "system" and message.content for message in conversation.messages):
+            self._has_told_of_systems = True
+            log.info("the chat template has no system role: a system text opens the user message after it")
 
     def _render_turn(self, script: Script, i: int) -> Rendered:
         """The prompt of message `i` and what the model writes there, alone."""
@@ -162,7 +177,8 @@ class ChatTemplate:
         return Rendered(ids, mask + [False] * (len(ids) - len(mask)), tuple(spans))
 
     def _stop_ids(self) -> tuple[int, ...]:
-        ends = [self.dialect.answer_end, self.dialect.call_end or "", self.tokenizer.eos_token or ""]
+        habits = self.dialect
+        ends = [habits.answer_end, habits.bare_end, habits.call_end or "", self.tokenizer.eos_token or ""]
         ids = self._vocabulary.control_ids
         return tuple(dict.fromkeys(ids[stop] for end in ends if (stop := self._controls.last(end))))
 
@@ -186,8 +202,16 @@ def _control_tokens(tokenizer: PreTrainedTokenizerFast, source: str) -> list[str
 
     Other added tokens (words of a domain, runs of spaces) are ordinary text.
     """
-    added = tokenizer.backend_tokenizer.get_added_tokens_decoder().values()
-    return [token.content for token in added if token.special or _is_marker(token.content, source)]
+    added = list(tokenizer.backend_tokenizer.get_added_tokens_decoder().values())
+    has_frame = {token.content for token in added}.issuperset(FRAME_TOKENS)
+    return [
+        token.content
+        for token in added
+        if not _SWITCH.fullmatch(token.content)
+        and (
+            token.special or _is_marker(token.content, source) or (has_frame and token.content in FRAME_TOKENS)
+        )
+    ]
 
 
 def _is_marker(token: str, source: str) -> bool:

@@ -33,6 +33,9 @@ DEEPSEEK = words(
     "<｜tool▁calls▁end｜> <｜tool▁call▁begin｜> <｜tool▁call▁end｜> <｜tool▁sep｜>"
 )
 THINK = ("<think>", "</think>")
+ANSWER = ("<answer>", "</answer>")
+GLM_VISION = [*GLM, *words("<|begin_of_image|> <|end_of_image|> <|image|>")]
+LLAMA2 = words("<unk> <s> </s>")
 TOOL_WORDS = (*THINK, "<tool_call>", "</tool_call>", "<arg_key>", "</arg_key>")
 
 
@@ -54,10 +57,15 @@ FAMILIES = {
     "glm4-0414": Family("glm4_0414.jinja", "bytes", GLM, "<|endoftext|>"),
     "glm-z1": Family("glm_z1.jinja", "bytes", GLM, "<|endoftext|>", added=THINK),
     "glm4.5": Family("glm45.jinja", "bytes", GLM, "<|endoftext|>", added=TOOL_WORDS),
+    "glm4.1v": Family("glm41v.jinja", "bytes", GLM_VISION, "<|endoftext|>", added=(*THINK, *ANSWER)),
+    "glm4.6": Family("glm46.jinja", "bytes", [*GLM_VISION, "/nothink"], "<|endoftext|>", added=TOOL_WORDS),
+    "glm4.7": Family("glm47.jinja", "bytes", [*GLM, "/nothink"], "<|endoftext|>", added=TOOL_WORDS),
     "chatml": Family("chatml.jinja", "bytes", QWEN, "<|im_end|>"),
     "chatml-spm": Family("chatml.jinja", "prepend", SPM_CHATML, "</s>", "<s>"),
     "chatml-unigram": Family("chatml.jinja", "unigram", SPM_CHATML, "</s>", "<s>"),
     "qwen3": Family("qwen3.jinja", "bytes", QWEN, "<|im_end|>", added=TOOL_WORDS),
+    "qwen3-coder": Family("qwen3_coder.jinja", "bytes", QWEN, "<|im_end|>", added=TOOL_WORDS),
+    "llama2": Family("llama2.jinja", "prepend", LLAMA2, "</s>", "<s>"),
     "llama3": Family("llama3.jinja", "bytes", LLAMA, "<|end_of_text|>", "<|begin_of_text|>"),
     "mistral": Family("mistral.jinja", "metaspace-first", MISTRAL, "</s>", "<s>"),
     "gemma": Family("gemma.jinja", "spm", GEMMA, "<eos>", "<bos>"),
