@@ -51,6 +51,9 @@ class DataConfig(Section):
     train_on: Literal["all", "last"] = "all"
     """Learn every assistant turn of a conversation, or the last one only."""
 
+    thinking: Literal["train", "drop"] = "train"
+    """Thoughts (`reasoning_content`, or `<think>…</think>` before an answer): learn them, or leave them out."""
+
     overflow: Literal["drop", "truncate-left", "error"] = "drop"
     """What becomes of a conversation longer than max_input_length + max_output_length; always counted."""
 
@@ -72,6 +75,9 @@ class ModelConfig(Section):
 
     chat_template: str | None = None
     """A Jinja file, for base models that have no chat template of their own."""
+
+    chat_template_kwargs: dict[str, bool | int | float | str | None] = Field(default_factory=dict)
+    """Values for the chat template's own variables, such as `enable_thinking: false`; the tuned model keeps them."""
 
     adapter: str | None = None
     """An adapter folder to continue training; it brings its own peft_config."""

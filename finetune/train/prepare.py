@@ -106,7 +106,11 @@ def prepare(config: Config, data_dir: Path, model: str) -> Prepared:
         check_adapter(Path(config.model.adapter), model)
     chat_template = None if config.model.chat_template is None else Path(config.model.chat_template)
     template = load_template(
-        model, chat_template=chat_template, trust_remote_code=config.model.trust_remote_code
+        model,
+        chat_template=chat_template,
+        trust_remote_code=config.model.trust_remote_code,
+        options=config.model.chat_template_kwargs,
+        thinking=config.data_config.thinking,
     )
     files, scored = config.data_config, config.training_args.evaluation
     evaluates = scored.eval_strategy != "no" or scored.eval_on_start
