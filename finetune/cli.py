@@ -233,6 +233,21 @@ def check(
 
 
 @app.command()
+def explain(
+    key: Annotated[
+        str | None, typer.Argument(metavar="KEY", help="A key, a section, or another tool's name.")
+    ] = None,
+) -> None:
+    """Say what a key of the YAML does, its default and an example; without KEY list them all.
+
+    Example: finetune explain lora_alpha
+    """
+    from finetune.config import explain as room
+
+    print("\n".join(room.overview() if key is None else room.explain(key)))
+
+
+@app.command()
 def demo(
     method: Annotated[Literal["lora", "p-tuning", "full"], typer.Option(help="How to tune.")] = "lora",
     output: Annotated[Path, typer.Option(help="Folder for everything the demo makes.")] = Path("finetune-demo"),

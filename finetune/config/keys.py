@@ -2,8 +2,11 @@
 
 import ast
 import inspect
-from collections.abc import Iterator, Mapping
+import sys
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
+from itertools import pairwise
 from typing import Any, get_args
 
 from pydantic import BaseModel
@@ -32,7 +35,7 @@ PLACES: Mapping[str, tuple[type[Section], ...]] = {
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """One key. level: the dotted map it stands in; shape: its JSON schema; kinds: the peft_types that have it."""
+    """One key. level: the dotted map it stands in; shape: its JSON schema; kinds: the peft_types with it."""
 
     level: str
     name: str
@@ -48,14 +51,15 @@ class Key:
         return f"{self.level}.{self.name}".removeprefix(".")
 
 
-def every_key() -> list[Key]:
+@cache
+def every_key() -> Sequence[Key]:
     """All keys of all levels in the order of the schema; what several kinds of adapter share stands once."""
     found: dict[tuple[str, ...], Key] = {}
     for level, sections in PLACES.items():
         for key in (key for section in sections for key in keys_of(level, section)):
             which = (key.path, key.text, key.default, "" if key.name == "peft_type" else key.value)
             found[which] = _both(found[which], key) if which in found else key
-    return list(found.values())
+    return tuple(found.values())
 
 
 def keys_of(level: str, section: type[Section]) -> Iterator[Key]:
@@ -84,12 +88,17 @@ def help_texts(section: type[BaseModel]) -> dict[str, str]:
 
 
 def _strings_under_fields(cls: type) -> Iterator[tuple[str, str]]:
-    body = ast.parse(inspect.getsource(cls)).body[0]
-    assert isinstance(body, ast.ClassDef)
-    for field, below in zip(body.body, body.body[1:], strict=False):
+    body = _classes_of(cls.__module__)[cls.__name__].body
+    for field, below in pairwise(body):
         match field, below:
             case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(text))):
                 yield name, " ".join(text.split())
+
+
+@cache
+def _classes_of(module: str) -> dict[str, ast.ClassDef]:
+    tree = ast.parse(inspect.getsource(sys.modules[module]))
+    return {node.name: node for node in tree.body if isinstance(node, ast.ClassDef)}
 
 
 def _default(shape: Mapping[str, Any], required: bool) -> str:
@@ -127,7 +136,9 @@ _KINDS = {
 def spell(shape: Mapping[str, Any]) -> str:
     """A JSON schema in a few words, choices in backquotes."""
     if "anyOf" in shape or "oneOf" in shape:
-        return " or ".join(dict.fromkeys(spell(one) for one in shape.get("anyOf") or shape["oneOf"]))
+        ways = dict.fromkeys(spell(one) for one in shape.get("anyOf") or shape["oneOf"])
+        lists = {f"list of {way}": "a list of these" for way in ways}
+        return " or ".join(lists.get(way, way) for way in ways)
     if "enum" in shape or "const" in shape:
         return ", ".join(f"`{in_yaml(choice)}`" for choice in shape.get("enum") or [shape["const"]])
     match shape.get("type"):

@@ -78,7 +78,9 @@ class Logging(Section):
     report_to: Annotated[
         tuple[Tracker, ...],
         Field(strict=False),
-        BeforeValidator(_tracker_names),
+        BeforeValidator(
+            _tracker_names, json_schema_input_type=Tracker | Literal["none"] | list[Tracker] | None
+        ),
     ] = ()
     """Trackers that also receive what is logged: a name, a list, `none`, or `all` that are installed."""
 

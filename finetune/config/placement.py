@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator
 
-from finetune.config.section import Count, Section
+from finetune.config.section import Count, OnlyFalse, Section
 
 
 class GradientCheckpointing(Section):
@@ -43,7 +43,7 @@ class Placement(Section):
     bf16: bool = False
     """Compute in bfloat16; trained weights stay float32."""
 
-    fp16: Annotated[bool, AfterValidator(_no_float16)] = False
+    fp16: Annotated[bool, AfterValidator(_no_float16), OnlyFalse] = False
     """Refused when true: use bf16."""
 
     tf32: bool | None = None
@@ -58,7 +58,7 @@ class Placement(Section):
     gradient_checkpointing_kwargs: GradientCheckpointing | None = None
     """Options of that."""
 
-    torch_compile: Annotated[bool, AfterValidator(_not_compiled)] = False
+    torch_compile: Annotated[bool, AfterValidator(_not_compiled), OnlyFalse] = False
     """Refused when true."""
 
     deepspeed: str | dict[str, Any] | None = None

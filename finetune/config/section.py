@@ -21,6 +21,9 @@ def _whole_above_one(value: float) -> float:
     return int(value) if value >= 1 else value
 
 
+OnlyFalse = Field(json_schema_extra={"const": False})
+"""For a true or false that a validator refuses when true: says so in the JSON schema."""
+
 Count = Annotated[int, Field(gt=0)]
 """A whole number, at least 1."""
 

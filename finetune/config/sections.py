@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Discriminator, Field, Tag
 
-from finetune.config.section import Count, Positive, Section, Texts
+from finetune.config.section import Count, OnlyFalse, Positive, Section, Texts
 
 
 class FileShare(Section):
@@ -77,7 +77,7 @@ class ModelConfig(Section):
     """A Jinja file, for base models that have no chat template of their own."""
 
     chat_template_kwargs: dict[str, bool | int | float | str | None] = Field(default_factory=dict)
-    """Values for the chat template's own variables, such as `enable_thinking: false`; the tuned model keeps them."""
+    """Of the chat template's own variables, such as `enable_thinking: false`; the tuned model keeps them."""
 
     adapter: str | None = None
     """An adapter folder to continue training; it brings its own peft_config."""
@@ -107,7 +107,7 @@ class RunConfig(Section):
     on_nonfinite: Literal["stop", "skip"] = "stop"
     """When a loss or gradient is not finite: stop before the update, or leave the update out and go on."""
 
-    auto_fit: Annotated[bool, AfterValidator(_not_yet)] = False
+    auto_fit: Annotated[bool, AfterValidator(_not_yet), OnlyFalse] = False
     """Refused when true: finetune cannot do it yet. Lower tokens_per_micro_batch where memory runs out."""
 
 
