@@ -2,16 +2,14 @@
 
 from typing import Any
 
+from finetune.chat.messages import KeyPath
 from finetune.data.strict_json import NotJSONError, loads
-
-KeyPath = tuple[str | int, ...]
-"""Keys and indices that lead from the top of a record to a value in it."""
 
 
 class WrongRecordError(ValueError):
     """What is wrong with one record; whoever knows its file and line adds them.
 
-    path: the keys and indices that lead from the record's top to the value that is wrong.
+    path: leads from the record's top to the value that is wrong.
     """
 
     def __init__(self, code: str, reason: str, path: KeyPath = ()) -> None:
@@ -27,18 +25,19 @@ def json_kind(value: Any) -> str:
     return kinds.get(type(value), "a number")
 
 
-def text_of(value: Any, what: str) -> str:
+def text_of(value: Any, what: str, path: KeyPath) -> str:
     """`value` if it is text. Raises WrongRecordError otherwise."""
     if not isinstance(value, str):
-        raise WrongRecordError("E206", f"{what} is {json_kind(value)}; expected text")
+        raise WrongRecordError("E206", f"{what} is {json_kind(value)}; expected text", path)
     return value
 
 
-def decoded(value: Any, what: str) -> Any:
+def decoded(value: Any, what: str, path: KeyPath) -> Any:
     """`value`, read as JSON where it is a string. Raises WrongRecordError if it is none."""
     if not isinstance(value, str):
         return value
     try:
         return loads(value)
     except NotJSONError as problem:
-        raise WrongRecordError("E208", f"{what}: {problem.reason} (character {problem.position + 1})") from None
+        reason = f"{what}: {problem.reason} (character {problem.position + 1})"
+        raise WrongRecordError("E208", reason, path) from None

@@ -5,17 +5,18 @@ sharegpt            {"conversations": [{"from": …, "value": …}, …], "tools
 alpaca              {"instruction": …, "input": …, "output": …, "system": …, "history": [[…, …], …]}
 prompt-completion   {"prompt": …, "completion": …}      text, or lists of messages
 text                {"text": …}                         continued pretraining
+
+A list may be a JSON string of one, as it must be in a table's cell.
 """
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from finetune.chat.messages import Conversation, Message
-from finetune.data.fields import WrongRecordError, json_kind, text_of
-from finetune.data.records import Malformed, Record
-from finetune.data.strict_json import NotJSONError, loads
-from finetune.data.turns import conversation
+from finetune.chat.messages import Conversation, KeyPath, Message
+from finetune.data.fields import WrongRecordError, decoded, json_kind, text_of
+from finetune.data.record import Malformed, Record
+from finetune.data.turns import Turn, conversation, turn_list
 from finetune.errors import DataError
 
 Format = Literal["messages", "sharegpt", "alpaca", "prompt-completion", "text"]
@@ -41,7 +42,7 @@ def detect_format(data: Mapping[str, Any]) -> tuple[Format, str]:
     if "messages" in data:
         return "messages", 'records have "messages"'
     if "conversations" in data:
-        if _names(data["conversations"], "role"):
+        if _has_roles(data["conversations"]):
             return "messages", 'records have "conversations" whose turns have a "role"'
         return "sharegpt", 'records have "conversations"'
     if "instruction" in data and "output" in data:
@@ -59,28 +60,31 @@ def parse_conversation(record: Record, format: Format) -> Conversation | PlainTe
     try:
         return _READERS[format](record.data)
     except WrongRecordError as wrong:
-        raise RecordError(Malformed(record.source, record.line, 0, wrong.reason, wrong.code)) from None
+        raise RecordError(record.malformed(wrong.code, wrong.reason, wrong.path)) from None
 
 
 def _keys(data: Mapping[str, Any]) -> str:
     return ", ".join(f'"{key}"' for key in list(data)[:8]) or "no fields"
 
 
-def _names(turns: Any, key: str) -> bool:
-    return isinstance(turns, list) and bool(turns) and isinstance(turns[0], dict) and key in turns[0]
+def _has_roles(turns: Any) -> bool:
+    try:
+        listed = decoded(turns, "conversations", ())
+    except WrongRecordError:
+        return False
+    return isinstance(listed, list) and bool(listed) and isinstance(listed[0], dict) and "role" in listed[0]
 
 
 def _field(data: Mapping[str, Any], key: str) -> Any:
-    if data.get(key) is None:
-        raise WrongRecordError("E202", f'the record has no "{key}"; it has {_keys(data)}')
-    return data[key]
+    value = data.get(key)
+    if value is None:
+        raise WrongRecordError("E202", f'the record has no "{key}"; it has {_keys(data)}', (key,))
+    return value
 
 
 def _messages(data: Mapping[str, Any]) -> Conversation:
-    turns = data["messages"] if data.get("messages") is not None else data.get("conversations")
-    if turns is None:
-        _field(data, "messages")
-    return conversation(turns, data.get("tools"), data.get("images"))
+    key = "conversations" if data.get("messages") is None and data.get("conversations") else "messages"
+    return conversation(turn_list(_field(data, key), (key,)), data.get("tools"), data.get("images"))
 
 
 _SPEAKERS = {
@@ -96,98 +100,117 @@ _SPEAKERS = {
 
 
 def _sharegpt(data: Mapping[str, Any]) -> Conversation:
-    listed = _field(data, "conversations")
-    if not isinstance(listed, list):
-        raise WrongRecordError("E203", f"conversations is {json_kind(listed)}; expected an array of turns")
-    turns = [_speaker_turn(turn, number) for number, turn in enumerate(listed, 1)]
-    return _with_system(data, conversation(turns, data.get("tools"), data.get("images")))
+    turns = turn_list(_field(data, "conversations"), ("conversations",))
+    spelt = [turn._replace(fields=_openai_fields(turn)) for turn in turns]
+    try:
+        read = conversation(spelt, data.get("tools"), data.get("images"))
+    except WrongRecordError as wrong:
+        path = tuple(_SHAREGPT_NAMES.get(step, step) for step in wrong.path)
+        raise WrongRecordError(wrong.code, wrong.reason, path) from None
+    return _with_system(data, read)
+
+
+_SHAREGPT_NAMES: Mapping[str | int, str] = {"content": "value", "tool_calls": "value"}
+"""What ShareGPT calls the fields of a turn."""
 
 
 def _with_system(data: Mapping[str, Any], read: Conversation) -> Conversation:
     """With the record's own `system` text first."""
-    system = text_of(data.get("system") or "", "system")
-    return replace(read, messages=(Message("system", system), *read.messages)) if system.strip() else read
+    if not data.get("system"):
+        return read
+    system = text_of(data["system"], "system", ("system",))
+    if not system.strip():
+        return read
+    return replace(read, messages=(Message("system", system, at=("system",)), *read.messages))
 
 
-def _speaker_turn(turn: Any, number: int) -> dict[str, Any]:
-    """A ShareGPT turn as an OpenAI message; its `train` and `weight` come along."""
-    if not isinstance(turn, dict) or "from" not in turn or "value" not in turn:
-        raise WrongRecordError(
-            "E203", f"message {number} is no ShareGPT turn; expected an object with from and value"
-        )
-    speaker = turn["from"]
+def _openai_fields(turn: Turn) -> Mapping[str, Any]:
+    """A ShareGPT turn's fields as an OpenAI message has them; its `train` and `weight` come along."""
+    fields = dict(turn.fields)
+    if "from" not in fields or "value" not in fields:
+        raise turn.wrong("E203", " is no ShareGPT turn; expected an object with from and value")
+    speaker, value = fields.pop("from"), fields.pop("value")
     if not isinstance(speaker, str) or speaker not in _SPEAKERS:
         hint = " (use 'function_call' for calls and 'observation' for results)" if speaker == "function" else ""
         expected = "expected human, gpt, system, function_call or observation"
-        raise WrongRecordError("E204", f"message {number} is from {speaker!r}; {expected}{hint}")
-    rest = {key: value for key, value in turn.items() if key not in ("from", "value")}
+        raise turn.wrong("E204", f" is from {speaker!r}; {expected}{hint}", "from")
+    fields["role"] = _SPEAKERS[speaker]
     if speaker == "function_call":
-        return {**rest, "role": "assistant", "tool_calls": _function_calls(turn["value"], number)}
-    return {**rest, "role": _SPEAKERS[speaker], "content": turn["value"]}
+        fields["tool_calls"] = _function_calls(value, turn)
+    else:
+        fields["content"] = value
+    return fields
 
 
-def _function_calls(value: Any, number: int) -> list[Any]:
-    try:
-        calls = loads(value) if isinstance(value, str) else value
-    except NotJSONError as problem:
-        raise WrongRecordError("E208", f"message {number} (function_call): {problem.reason}") from None
+def _function_calls(value: Any, turn: Turn) -> list[Any]:
+    calls = decoded(value, f"{turn} (function_call)", (*turn.at, "value"))
     if not calls or not isinstance(calls, dict | list):
-        raise WrongRecordError("E209", f"message {number} (function_call) holds no name and arguments")
+        raise turn.wrong("E209", " (function_call) holds no name and arguments", "value")
     return calls if isinstance(calls, list) else [calls]
 
 
 def _alpaca(data: Mapping[str, Any]) -> Conversation:
-    question = text_of(_field(data, "instruction"), "instruction")
-    if extra := text_of(data.get("input") or "", "input"):
+    question = text_of(_field(data, "instruction"), "instruction", ("instruction",))
+    if extra := text_of(data.get("input") or "", "input", ("input",)):
         question = f"{question}\n{extra}" if question else extra
-    turns: list[dict[str, Any]] = []
-    for asked, answered in _history(data.get("history") or []):
-        turns += _exchange(asked, answered)
-    answer = text_of(_field(data, "output"), "output")
-    if not question.strip() or not answer.strip():
-        raise WrongRecordError("E205", f"{'output' if question.strip() else 'instruction'} is empty")
-    turns += _exchange(question, answer)
+    answer = text_of(_field(data, "output"), "output", ("output",))
+    for name, text in (("instruction", question), ("output", answer)):
+        if not text.strip():
+            raise WrongRecordError("E205", f"{name} is empty", (name,))
+    turns = _history(data["history"]) if data.get("history") else []
+    turns.append(_plain_turn("user", question, len(turns), ("instruction",)))
+    turns.append(_plain_turn("assistant", answer, len(turns), ("output",)))
     return _with_system(data, conversation(turns, data.get("tools"), data.get("images")))
 
 
-def _exchange(question: str, answer: str) -> list[dict[str, Any]]:
-    return [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
+def _plain_turn(role: str, content: str, before: int, at: KeyPath) -> Turn:
+    return Turn({"role": role, "content": content}, before + 1, at)
 
 
-def _history(value: Any) -> list[tuple[str, str]]:
-    if not isinstance(value, list) or not all(isinstance(pair, list) and len(pair) == 2 for pair in value):
-        raise WrongRecordError("E203", "history is not an array of [question, answer] pairs")
-    return [(text_of(asked, "history"), text_of(answered, "history")) for asked, answered in value]
+def _history(value: Any) -> list[Turn]:
+    listed = decoded(value, "history", ("history",))
+    if not isinstance(listed, list):
+        raise WrongRecordError("E203", "history is not an array of [question, answer] pairs", ("history",))
+    turns: list[Turn] = []
+    for index, pair in enumerate(listed):
+        if not isinstance(pair, list) or len(pair) != 2:
+            reason = "history is not an array of [question, answer] pairs"
+            raise WrongRecordError("E203", reason, ("history", index))
+        for side, role in enumerate(("user", "assistant")):
+            at = ("history", index, side)
+            turns.append(_plain_turn(role, text_of(pair[side], "history", at), len(turns), at))
+    return turns
 
 
 def _prompt_completion(data: Mapping[str, Any]) -> Conversation:
     """Only the completion is learnt: an assistant's turn inside the prompt is context."""
     prompt = _as_turns(_field(data, "prompt"), "user", "prompt")
     completion = _as_turns(_field(data, "completion"), "assistant", "completion")
-    whole = conversation(prompt + completion, data.get("tools"), data.get("images"))
-    border = len(whole.messages) - len(completion)
-    context = tuple(_context(message) for message in whole.messages[:border])
-    return _with_system(data, replace(whole, messages=context + whole.messages[border:]))
+    numbered = [turn._replace(number=number) for number, turn in enumerate(prompt + completion, 1)]
+    whole = conversation(numbered, data.get("tools"), data.get("images"))
+    return _with_system(data, replace(whole, messages=tuple(map(_context, whole.messages))))
 
 
-def _as_turns(value: Any, role: str, what: str) -> list[Any]:
+def _as_turns(value: Any, role: str, what: str) -> list[Turn]:
     if not value or (isinstance(value, str) and not value.strip()):
-        raise WrongRecordError("E205", f"{what} is empty")
+        raise WrongRecordError("E205", f"{what} is empty", (what,))
     if isinstance(value, str):
-        return [{"role": role, "content": value}]
+        return [_plain_turn(role, value, 0, (what,))]
     if not isinstance(value, list):
-        raise WrongRecordError("E203", f"{what} is {json_kind(value)}; expected text or an array of messages")
-    return value
+        reason = f"{what} is {json_kind(value)}; expected text or an array of messages"
+        raise WrongRecordError("E203", reason, (what,))
+    return turn_list(value, (what,))
 
 
 def _context(message: Message) -> Message:
-    return replace(message, train=False) if message.role == "assistant" else message
+    in_prompt = message.role == "assistant" and message.at[0] == "prompt"
+    return replace(message, train=False) if in_prompt else message
 
 
 def _text(data: Mapping[str, Any]) -> PlainText:
-    text = text_of(_field(data, "text"), "text")
+    text = text_of(_field(data, "text"), "text", ("text",))
     if not text.strip():
-        raise WrongRecordError("E205", "text is empty")
+        raise WrongRecordError("E205", "text is empty", ("text",))
     return PlainText(text)
 
 

@@ -16,6 +16,7 @@ from finetune.config.schema import DataConfig
 from finetune.data.fields import WrongRecordError
 from finetune.data.formats import Format, PlainText, RecordError, detect_format, parse_conversation
 from finetune.data.records import Malformed, Record, data_files, is_hub_id, read_records
+from finetune.disk import sha256_of
 from finetune.errors import DataError
 
 SHOWN = 10
@@ -88,7 +89,7 @@ class Intake:
         except RecordError as error:
             return self.refuse(error.problem)
         except WrongRecordError as wrong:
-            return self.refuse(Malformed(record.source, record.line, 0, wrong.reason, wrong.code))
+            return self.refuse(record.malformed(wrong.code, wrong.reason, wrong.path))
 
     def refuse(self, problem: Malformed) -> Malformed:
         """Note a record that cannot be used."""
@@ -124,8 +125,7 @@ def raise_problems(problems: Sequence[Malformed], rows: int, advice: str) -> Non
 def content_hash(path: Path) -> str:
     """SHA-256 of a file's bytes (sha256sum's), of a folder's names and hashes, or of a Hub set's records."""
     if path.is_file():
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return sha256_of(path)
     total = hashlib.sha256()
     if path.is_dir():
         for file_path in data_files(path):

@@ -7,6 +7,7 @@ from typing import Any
 from finetune.data.strict_json import NotJSONError, decode_at, end_of_value, skip_blank
 
 _CUT_OFF = ("E105", "the file ends before its array's ]: it is cut off")
+_DEEPEST = 200  # characters of indentation before an element; a bound, so that one long line costs no more
 _NO_COMMA = ("E113", "a comma is missing here")
 
 
@@ -59,7 +60,7 @@ def _value_or_problem(text: str, position: int) -> tuple[Any, int | None]:
 
 def _next_alike(text: str, position: int, wrong: int) -> int | None:
     """Where the element of `position` ends if it was pretty-printed: before the next line that opens alike."""
-    line = text.rfind("\n", 0, position)
+    line = text.rfind("\n", max(0, position - _DEEPEST), position)
     opening = text[line : position + 1]
     if line < 0 or not re.fullmatch(r"\n[ \t]*\{", opening):
         return None

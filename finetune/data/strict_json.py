@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 
 _TOKEN = re.compile(r'"(?:[^"\\\n]|\\.)*"|[{}\[\]:,]|[^\s{}\[\]:,"]+')
 _BLANK = re.compile(r"[ \t\r\n]*")
-_HALF_PAIR = re.compile("[\ud800-\udfff]|\\\\u[dD][89a-fA-F]")
+_ESCAPED_HALF = re.compile(r"\\u[dD][89a-fA-F]")
 _CONSTANT = re.compile(r"NaN|-?Infinity")
 _NUMBER = re.compile(r"-?\d+(\.\d+)?([eE][-+]?\d+)?")
 _AFTER_KEY = re.compile(r"[ \t\r\n]*:")
@@ -71,10 +71,23 @@ def decode_at(text: str, start: int) -> tuple[Any, int]:
         raise NotJSONError("E111", "nested too deeply", start) from None
     except ValueError:
         raise NotJSONError("E109", "a number of more than 4,300 digits", start) from None
-    if _HALF_PAIR.search(text, start, end):
+    if _may_hold_half_pair(text, start, end):
         for offence in _offences(text, start, end):
             raise offence
     return value, end
+
+
+def _may_hold_half_pair(text: str, start: int, end: int) -> bool:
+    """Whether to look closer. Two cheap looks first, for nearly every text passes them."""
+    if text.find("\\u", start, end) >= 0 and _ESCAPED_HALF.search(text, start, end):
+        return True
+    if text.isascii():
+        return False
+    try:
+        text[start:end].encode()
+    except UnicodeEncodeError:
+        return True
+    return False
 
 
 def loads(text: str) -> Any:

@@ -2,55 +2,78 @@
 
 from typing import Any
 
-from finetune.chat.messages import Tool, ToolCall
+from finetune.chat.messages import KeyPath, Tool, ToolCall
 from finetune.data.fields import WrongRecordError, decoded, json_kind, text_of
 from finetune.data.strict_json import NotJSONError, loads
 
 
-def tool_list(value: Any) -> tuple[Tool, ...]:
+def tool_list(value: Any, path: KeyPath) -> tuple[Tool, ...]:
     """The tools in a list, or in a JSON string of one. Raises WrongRecordError, naming the tool."""
-    listed = decoded(value, "tools")
+    listed = decoded(value, "tools", path)
     if not isinstance(listed, list):
-        raise WrongRecordError("E211", f"tools is {json_kind(listed)}; expected an array")
-    return tuple(_tool(tool, number) for number, tool in enumerate(listed, 1))
+        raise WrongRecordError("E211", f"tools is {json_kind(listed)}; expected an array", path)
+    tools = tuple(_tool(tool, index, (*path, index)) for index, tool in enumerate(listed))
+    if len(names := {tool.name for tool in tools}) < len(tools):
+        index = next(i for i, tool in enumerate(tools) if tool.name in {other.name for other in tools[:i]})
+        reason = f"tool {index + 1} has the name of another, {tools[index].name!r}; {len(names)} names"
+        raise WrongRecordError("E213", f"{reason} for {len(tools)} tools", (*path, index))
+    return tools
 
 
-def _tool(value: Any, number: int) -> Tool:
+def _tool(value: Any, index: int, path: KeyPath) -> Tool:
     """OpenAI's shape {"type": "function", "function": {…}}, or the function alone."""
-    function = value.get("function", value) if isinstance(value, dict) else value
-    if not isinstance(function, dict) or not isinstance(function.get("name"), str) or not function["name"]:
-        raise WrongRecordError("E211", f"tool {number} has no name")
-    parameters = decoded(function.get("parameters") or {}, f"tool {number}: parameters")
+    function, path = _function(value, path)
+    name = function.get("name") if isinstance(function, dict) else None
+    if not isinstance(name, str) or not name.strip():
+        raise WrongRecordError("E211", f"tool {index + 1} has no name", (*path, "name"))
+    where = f"tool {index + 1}: parameters"
+    parameters = decoded(function.get("parameters") or {}, where, (*path, "parameters"))
     if not isinstance(parameters, dict):
-        raise WrongRecordError(
-            "E211", f"tool {number}: parameters are {json_kind(parameters)}; expected a JSON Schema"
-        )
-    description = text_of(function.get("description") or "", f"tool {number}: description")
-    return Tool(function["name"], description, parameters)
+        reason = f"{where} are {json_kind(parameters)}; expected a JSON Schema"
+        raise WrongRecordError("E211", reason, (*path, "parameters"))
+    description = function.get("description") or ""
+    return Tool(
+        name, text_of(description, f"tool {index + 1}: description", (*path, "description")), parameters
+    )
 
 
-def tool_call(call: Any, where: str) -> ToolCall:
+def _function(value: Any, path: KeyPath) -> tuple[Any, KeyPath]:
+    """What stands under "function", and where; or `value`, where it has no such key."""
+    if isinstance(value, dict) and "function" in value:
+        return value["function"], (*path, "function")
+    return value, path
+
+
+def tool_call(call: Any, where: str, path: KeyPath) -> ToolCall:
     """A call in OpenAI's shape or a bare {name, arguments}, these a JSON string or not."""
     if not isinstance(call, dict):
-        raise WrongRecordError(
-            "E209", f"{where}: a tool call is {json_kind(call)}; expected name and arguments"
-        )
-    function = call.get("function", call)
-    if not isinstance(function, dict) or not isinstance(function.get("name"), str) or not function["name"]:
-        raise WrongRecordError("E209", f"{where}: a tool call has no function name")
-    name = function["name"]
+        reason = f"{where}: a tool call is {json_kind(call)}; expected name and arguments"
+        raise WrongRecordError("E209", reason, path)
+    function, path = _function(call, path)
+    name = function.get("name") if isinstance(function, dict) else None
+    if not isinstance(name, str) or not name.strip():
+        raise WrongRecordError("E209", f"{where}: a tool call has no function name", (*path, "name"))
     identity = call.get("id")
-    arguments = call_arguments(function.get("arguments"), f"{where}: the call of {name!r}")
+    arguments = call_arguments(
+        function.get("arguments"), f"{where}: the call of {name!r}", (*path, "arguments")
+    )
     return ToolCall(name, arguments, identity if isinstance(identity, str) else None)
 
 
-def call_arguments(value: Any, where: str) -> dict[str, Any]:
+def call_arguments(value: Any, where: str, path: KeyPath) -> dict[str, Any]:
     """The arguments of a call, from an object or a JSON string; none are an empty object."""
     if value is None or value == "":
         return {}
-    arguments = decoded(value, f"{where}: arguments")
+    arguments = value
+    if isinstance(value, str):
+        try:
+            arguments = loads(value)
+        except NotJSONError as problem:
+            reason = f"{where}: arguments: {problem.reason} (character {problem.position + 1})"
+            raise WrongRecordError("E210", reason, path) from None
     if not isinstance(arguments, dict):
-        raise WrongRecordError("E210", f"{where}: arguments are {json_kind(arguments)}; expected a JSON object")
+        reason = f"{where}: arguments are {json_kind(arguments)}; expected a JSON object"
+        raise WrongRecordError("E210", reason, path)
     return arguments
 
 
@@ -60,8 +83,12 @@ def call_in_text(content: str) -> tuple[ToolCall, ...]:
         return ()
     try:
         value = loads(content)
-        if set(value) != {"name", "arguments"} or not isinstance(value["name"], str) or not value["name"]:
+        if (
+            set(value) != {"name", "arguments"}
+            or not isinstance(value["name"], str)
+            or not value["name"].strip()
+        ):
             return ()
-        return (ToolCall(value["name"], call_arguments(value["arguments"], "")),)
+        return (ToolCall(value["name"], call_arguments(value["arguments"], "", ())),)
     except (NotJSONError, WrongRecordError):
         return ()

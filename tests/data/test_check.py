@@ -26,7 +26,7 @@ def data(tmp_path):
 def test_counts_mistakes_and_duplicates_are_found_without_a_template(data):
     report = check_file(data)
     assert (report.rows, report.format, report.ok) == (6, "messages", False)
-    assert [(p.line, p.column) for p in report.problems] == [(5, 0), (6, 2)]
+    assert [(p.line, p.column) for p in report.problems] == [(5, 82), (6, 2)]
     assert report.duplicates == ((f"{data}:3", f"{data}:1"),)
     assert report.counts["conversations"] == 4 and report.counts["assistant turns"] == 3
     assert report.ledger is None
@@ -49,7 +49,7 @@ def test_with_a_template_the_report_says_what_the_limit_would_cut(data, glm4):
 def test_the_report_reads_well_on_the_screen_and_as_json(data, glm4):
     report = check_file(data, glm4)
     assert report.lines() == [
-        f"{data}:5: E205 message 2 (assistant) is empty; write its content or leave the record out",
+        f"{data}:5:82: E205 message 2 (assistant) is empty; write its content or leave the record out",
         f"{data}:6:2: E105 not valid JSON: cut off in the middle of a record; "
         "the file ends here without a line break",
         f"{data}: 6 rows, 2 malformed",

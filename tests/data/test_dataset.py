@@ -106,7 +106,7 @@ def test_the_first_mistakes_are_told_all_at_once_with_their_places_and_number(lo
     lines = str(refusal.value).splitlines()
     assert len(lines) == 11
     assert lines[0].startswith(f"{tmp_path}/train.jsonl:2:2: E105 not valid JSON: ")
-    assert lines[9].startswith(f"{tmp_path}/train.jsonl:11: E204 message 1 has role 'function'")
+    assert lines[9].startswith(f"{tmp_path}/train.jsonl:11:24: E204 message 1 has role 'function'")
     assert lines[10] == (
         "the first 10 of 13; 13 of 15 records cannot be used: "
         "correct them, or set data_config.on_bad_record: skip"
@@ -123,7 +123,9 @@ def test_what_the_template_cannot_spell_is_a_mistake_of_the_record(load, tmp_pat
 
 
 def test_overflow_error_names_the_rows_that_are_too_long(load):
-    with pytest.raises(DataError, match=r"train.jsonl:1: E401 longer than 100 tokens .*\n1 of 5 .* truncate-left"):
+    with pytest.raises(
+        DataError, match=r"train.jsonl:1: E401 longer than 100 tokens .*\n1 of 5 .* truncate-left"
+    ):
         load(MIXED, on_bad_record="skip", overflow="error")
 
 
@@ -168,7 +170,7 @@ def test_a_tool_sample_and_a_plain_sample_load_from_one_file(load, glm4):
 
 
 def test_a_format_of_one_file_is_that_of_its_first_good_record(load):
-    with pytest.raises(DataError, match=r'train.jsonl:2: E202 the record has no "messages"; it has "text"'):
+    with pytest.raises(DataError, match=r'train.jsonl:2:1: E202 the record has no "messages"; it has "text"'):
         load([row(), {"text": "x"}])
     assert load([row(), {"text": "x"}], on_bad_record="skip").format == "messages"
 

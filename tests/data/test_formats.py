@@ -7,7 +7,8 @@ import pytest
 from finetune.chat.messages import Conversation, Image, Message, Tool, ToolCall
 from finetune.data.fields import WrongRecordError
 from finetune.data.formats import PlainText, detect_format, parse_conversation
-from finetune.data.records import Record, without_nulls
+from finetune.data.record import Record
+from finetune.data.tables import without_nulls
 from finetune.errors import DataError
 
 SCHEMA = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
@@ -176,7 +177,7 @@ def test_a_tool_sample_and_a_plain_sample_in_one_file_stay_what_they_are():
 @pytest.mark.parametrize("role", ["function", "Human", "bot", "", 3, None])
 def test_an_unknown_role_is_refused(role):
     """Upstream defect 11: unknown roles were trained on."""
-    with pytest.raises(DataError, match=r"^train.jsonl:17: E204 message 2 has "):
+    with pytest.raises(DataError, match=r"^train.jsonl:17: E204 messages: message 2 has "):
         parse({"messages": [turn("user", "q"), turn(role, "a")]})
 
 
@@ -184,7 +185,7 @@ def test_the_function_role_is_refused_with_what_to_write_instead():
     with pytest.raises(DataError) as refusal:
         parse({"messages": [turn("user", "q"), turn("assistant", "a"), turn("function", "b")]})
     assert str(refusal.value) == (
-        "train.jsonl:17: E204 message 3 has role 'function'; "
+        "train.jsonl:17: E204 messages: message 3 has role 'function'; "
         "expected system, user, assistant or tool (use 'tool' for results)"
     )
 
@@ -302,7 +303,8 @@ def test_sharegpt_may_hold_its_system_as_a_turn_and_several_calls_in_one():
         ("message 1 is no ShareGPT turn", [{"from": "human"}]),
         ("(function_call): not valid JSON", [{"from": "function_call", "value": "f(x)"}]),
         ("(function_call) holds no name", [{"from": "function_call", "value": "3"}]),
-        ("conversations is a string", "hello"),
+        ("the list of messages: not valid JSON", "hello"),
+        ("the messages are an object", {"from": "human"}),
         ("message 1 (user) is empty", [{"from": "human", "value": ""}]),
     ],
 )
