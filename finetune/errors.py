@@ -29,7 +29,14 @@ class DataError(FinetuneError):
 
 
 class TemplateError(FinetuneError):
-    """A chat template is missing, or cannot spell a conversation exactly."""
+    """A chat template is missing, or cannot spell a conversation exactly.
+
+    at: the keys and indices that lead from the record's top to the message at fault, where it is one message.
+    """
+
+    def __init__(self, reason: str, at: tuple[str | int, ...] = ()) -> None:
+        super().__init__(reason)
+        self.at = at
 
 
 class ModelError(FinetuneError):

@@ -125,7 +125,8 @@ def _glm4_message(message: Message) -> list[dict[str, Any]]:
         names = ", ".join(call.name for call in message.tool_calls)
         raise TemplateError(
             f"GLM-4 writes one tool call per turn, this message has {len(message.tool_calls)} ({names}); "
-            "give each call an assistant message of its own, followed by its result"
+            "give each call an assistant message of its own, followed by its result",
+            message.at,
         )
     role = "observation" if message.role == "tool" else message.role
     spelt = [{"role": role, "content": message.content}] if message.content else []
@@ -134,7 +135,8 @@ def _glm4_message(message: Message) -> list[dict[str, Any]]:
         for call in message.tool_calls
     ]
     if not spelt and message.role != "system":
-        raise TemplateError(f"GLM-4 renders nothing for an empty {message.role} message; give it content")
+        reason = f"GLM-4 renders nothing for an empty {message.role} message; give it content"
+        raise TemplateError(reason, message.at)
     return spelt
 
 
