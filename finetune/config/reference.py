@@ -22,9 +22,12 @@ _INTRODUCTION = """\
 be given on the command line as well: `--set training_args.learning_rate=1e-4`. What is absent has the default
 below, and whatever is wrong is told at once, with line and column, before anything is loaded.
 
+`finetune explain KEY` tells the same of one key, and what another tool's name is called here. An editor with
+a YAML language server completes and checks keys by [schema.json](schema.json), which the files name in line 1.
+
 ## The files here
 
-Each one opens with the command that runs it. A DeepSpeed file is found from here, beside the YAML, in the
+Each YAML opens with the command that runs it. A DeepSpeed file is found from here, beside the YAML, in the
 folder above it, and among these by its name alone.
 """
 
@@ -56,7 +59,7 @@ def _shipped_files() -> Iterator[str]:
         comments = [line[2:] for line in file.read_text(encoding="utf-8").splitlines() if line.startswith("# ")]
         command = next(line for line in comments if "finetune train" in line)
         yield f"| [{file.relative_to(folder)}]({file.relative_to(folder)}) | `{command.split('      ')[0]}` |"
-    for file in sorted(folder.glob("*.json")):
+    for file in sorted(folder.glob("ds_*.json")):
         yield f"| [{file.name}]({file.name}) | `training_args.deepspeed: {file.name}` |"
 
 

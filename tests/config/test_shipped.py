@@ -27,7 +27,7 @@ def test_a_shipped_yaml_loads_without_a_word(path: Path) -> None:
 
 @pytest.mark.parametrize("path", YAMLS, ids=name)
 def test_a_shipped_yaml_opens_with_the_command_that_runs_it(path: Path) -> None:
-    opening = path.read_text(encoding="utf-8").splitlines()[:2]
+    opening = path.read_text(encoding="utf-8").splitlines()[:3]
     assert any("finetune train" in line and f"configs/{name(path)}" in line for line in opening)
 
 
