@@ -1,5 +1,9 @@
 """How tests run, and a small model that has learnt a few conversations, for the tests of all that talks."""
 
+import atexit
+import os
+import shutil
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -7,6 +11,10 @@ import pytest
 from hypothesis import settings
 
 from tests.train.conftest import configure, data, small  # noqa: F401  runs are not only for tests/train
+
+# Nothing that a test encodes may come from, or stay in, the cache of whoever runs the tests.
+os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="finetune-tests-")
+atexit.register(shutil.rmtree, os.environ["XDG_CACHE_HOME"], ignore_errors=True)
 
 if TYPE_CHECKING:
     from finetune.chat.messages import Conversation

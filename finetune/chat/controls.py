@@ -31,6 +31,10 @@ class Controls:
     def reveal(self, text: str) -> str:
         return self._marked.sub(lambda found: self._meant[found[0]], text) if _MARK in text else text
 
+    def marks(self, text: str) -> bool:
+        """Whether something in rendered text was marked."""
+        return _MARK in text
+
     def pieces(self, text: str) -> list[str]:
         """[text, control token spelt in content, text, …]: what stands at odd places is plain text."""
         if _MARK not in text:

@@ -25,6 +25,15 @@ class Turn:
     stop: str
 
 
+@dataclass(frozen=True, slots=True)
+class Transcript:
+    """One rendered text and the turns that stand in it as the model writes them; `trained`: their messages."""
+
+    text: str
+    turns: tuple[Turn, ...]
+    trained: frozenset[int] = frozenset()
+
+
 class Script:
     """One conversation in a template's dicts; all its text is marked (see controls.py).
 
@@ -49,14 +58,22 @@ class Script:
         """The first `count` messages; `prompt`: with the generation prompt after them."""
         return self._jinja.render(self._dicts[: self._ends[count]], self._tools, prompt)
 
-    def prompt(self, count: int) -> tuple[str, list[Turn]]:
-        """The prompt after `count` messages, and the turns in it that stand there as they were written."""
+    def prompt(self, count: int) -> Transcript:
+        """The prompt after `count` messages, with the turns in it that stand there as they were written."""
         text = self.text(count, prompt=True)
         turns = [i for i in range(count) if self.messages[i].role == "assistant"]
         followed = self.follow(turns) if turns else None
-        return text, followed[1] if followed and text.startswith(followed[0]) else []
+        return Transcript(text, followed.turns if followed and text.startswith(followed.text) else ())
 
-    def follow(self, turns: Sequence[int]) -> tuple[str, list[Turn]] | None:
+    def alone(self, turn: int) -> Transcript:
+        """The prompt of `turn` and what the model writes there, the only turn that is trained."""
+        prompt = self.prompt(turn)
+        written, stop = self.written(turn)
+        end = len(prompt.text) + len(written)
+        place = Turn(turn, len(prompt.text), end, stop)
+        return Transcript(prompt.text + written, (*prompt.turns, place), frozenset([turn]))
+
+    def follow(self, turns: Sequence[int], trained: frozenset[int] = frozenset()) -> Transcript | None:
         """One text that ends with the last of `turns` and holds each as the model writes it.
 
         None where there is none: the template rewrites what was written, or a turn is not followed by its own
@@ -69,17 +86,18 @@ class Script:
                 return None
             text = prompt + written[0]
             places.append(Turn(i, len(prompt), len(text), written[1]))
-        return text, places
+        return Transcript(text, tuple(places), trained)
 
-    def written(self, i: int) -> str:
-        """What the model writes as message `i`, its stop token last."""
+    def written(self, i: int) -> tuple[str, str]:
+        """What the model writes as message `i`, its stop token last, and that token."""
         if (written := self._written(i, self.text(i, prompt=True))) is not None:
-            return written[0]
+            return written
         why = "; without its thoughts it might: set data_config.thinking: drop"
         raise TemplateError(
             f"message {i + 1}: the chat template does not print this turn as a continuation of its own "
             "generation prompt, ended by a stop token; it cannot be trained exactly"
-            + (why if self.messages[i].reasoning else "")
+            + (why if self.messages[i].reasoning else ""),
+            self.messages[i].at,
         )
 
     def _written(self, i: int, prompt: str) -> tuple[str, str] | None:
@@ -107,7 +125,7 @@ def _refuse_losses(conversation: Conversation, habits: Habits) -> None:
         )
     for number, message in enumerate(conversation.messages, 1):
         if lost := _lost(message, habits):
-            raise TemplateError(f"message {number}: the chat template does not print {lost}")
+            raise TemplateError(f"message {number}: the chat template does not print {lost}", message.at)
 
 
 def _lost(message: Message, habits: Habits) -> str | None:

@@ -6,7 +6,7 @@ model writes: everything between a generation prompt and the stop token, the sto
 
 import hashlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -22,9 +22,9 @@ from finetune.chat.jinja import JinjaTemplate, with_defaults
 from finetune.chat.messages import Conversation, Message
 from finetune.chat.reading import read_turn
 from finetune.chat.saving import save_tokenizer
-from finetune.chat.script import Script, Turn
+from finetune.chat.script import Script, Transcript
 from finetune.chat.thoughts import Thinking, settle_thoughts
-from finetune.chat.vocabulary import Vocabulary
+from finetune.chat.vocabulary import Piece, Vocabulary
 
 TrainOn = Literal["all", "last"]
 _MARKER = re.compile(r"<[|｜].*[|｜]>")
@@ -87,25 +87,35 @@ class ChatTemplate:
         return hashlib.sha256("\0".join(parts).encode()).hexdigest()
 
     def render(self, conversation: Conversation, *, train_on: TrainOn = "all") -> tuple[Rendered, ...]:
-        """Token ids and loss mask; nothing where no turn is to be trained.
+        """Token ids and loss mask; nothing where no turn is to be trained. Many at once: `write`, `encode`."""
+        return tuple(self.encode(self.write(conversation, train_on=train_on)))
 
-        One Rendered as a rule; one per trained turn where a single text cannot hold all of them as they are
-        written (the template drops old thoughts; a turn is not followed by its own stop token).
+    def write(self, conversation: Conversation, *, train_on: TrainOn = "all") -> tuple[Transcript, ...]:
+        """The texts of a conversation: one as a rule; one per trained turn where a single text cannot hold all
+        of them as they are written (the template drops old thoughts; a turn is not followed by its own stop).
         """
         turns = conversation.assistant_turns()
         trained = [i for i in (turns if train_on == "all" else turns[-1:]) if conversation.messages[i].train]
         if not trained:
             return ()
         script = self._script(conversation)
-        followed = script.follow([i for i in turns if i <= trained[-1]])
-        if followed is None:
-            return tuple(self._render_turn(script, i) for i in trained)
-        return (self._encode(*followed, frozenset(trained)),)
+        followed = script.follow([i for i in turns if i <= trained[-1]], frozenset(trained))
+        return tuple(script.alone(i) for i in trained) if followed is None else (followed,)
+
+    def encode(self, transcripts: Sequence[Transcript]) -> list[Rendered]:
+        """Token ids and loss mask of each text, all of them by one call of the tokenizer."""
+        pieces = [list(_pieces(transcript)) for transcript in transcripts]
+        ids = iter(self._vocabulary.encode_pieces([piece for text in pieces for piece in text]))
+        return [
+            _rendered(transcript, [next(ids) for _ in text])
+            for transcript, text in zip(transcripts, pieces, strict=True)
+        ]
 
     def prompt(self, conversation: Conversation) -> list[int]:
         """Token ids up to and including the generation prompt: what `render` gives before the next turn."""
         script = self._script(conversation)
-        return self._encode(*script.prompt(len(script.messages))).input_ids
+        (rendered,) = self.encode([script.prompt(len(script.messages))])
+        return rendered.input_ids
 
     def prompt_text(self, conversation: Conversation) -> str:
         """The text of `prompt`, as the template renders it."""
@@ -152,30 +162,6 @@ class ChatTemplate:
             self._has_told_of_systems = True
             log.info("the chat template has no system role: a system text opens the user message after it")
 
-    def _render_turn(self, script: Script, i: int) -> Rendered:
-        """The prompt of message `i` and what the model writes there, alone."""
-        prompt = self._encode(*script.prompt(i)).input_ids
-        written = self._vocabulary.encode_marked(script.written(i), first=False)
-        mask = [False] * len(prompt) + [True] * len(written)
-        return Rendered(prompt + written, mask, ((len(prompt), len(mask)),))
-
-    def _encode(self, text: str, places: Sequence[Turn], trained: frozenset[int] = frozenset()) -> Rendered:
-        """Encode text piece by piece, so that turns and what stands between them share no token."""
-        ids: list[int] = []
-        mask: list[bool] = []
-        spans: list[tuple[int, int]] = []
-        position, after = 0, None
-        for turn in places:
-            ids += self._vocabulary.encode_marked(text[position : turn.start], first=position == 0, after=after)
-            start = len(ids)
-            ids += self._vocabulary.encode_marked(text[turn.start : turn.end], first=False)
-            learns = turn.message in trained
-            mask += [False] * (start - len(mask)) + [learns] * (len(ids) - start)
-            spans += [(start, len(ids))] if learns else []
-            position, after = turn.end, turn.stop
-        ids += self._vocabulary.encode_marked(text[position:], first=position == 0, after=after)
-        return Rendered(ids, mask + [False] * (len(ids) - len(mask)), tuple(spans))
-
     def _stop_ids(self) -> tuple[int, ...]:
         habits = self.dialect
         ends = [habits.answer_end, habits.bare_end, habits.call_end or "", self.tokenizer.eos_token or ""]
@@ -195,6 +181,30 @@ class ChatTemplate:
     def _visible(self, ids: Sequence[int]) -> str:
         pieces = self._controls.pieces(self._vocabulary.decode_marked(ids))
         return "".join("\\" + piece if place % 2 else piece for place, piece in enumerate(pieces))
+
+
+def _pieces(transcript: Transcript) -> Iterator[Piece]:
+    """Text between turns and the turns, in order: turns and what stands between them share no token."""
+    position, after = 0, None
+    for turn in transcript.turns:
+        yield Piece(transcript.text[position : turn.start], position == 0, after)
+        yield Piece(transcript.text[turn.start : turn.end])
+        position, after = turn.end, turn.stop
+    yield Piece(transcript.text[position:], position == 0, after)
+
+
+def _rendered(transcript: Transcript, pieces: Sequence[list[int]]) -> Rendered:
+    """The ids of a transcript's pieces put together; every other piece is a turn."""
+    ids: list[int] = []
+    mask: list[bool] = []
+    spans: list[tuple[int, int]] = []
+    for place, piece in enumerate(pieces):
+        learns = place % 2 == 1 and transcript.turns[place // 2].message in transcript.trained
+        if learns:
+            spans.append((len(ids), len(ids) + len(piece)))
+        ids += piece
+        mask += [learns] * len(piece)
+    return Rendered(ids, mask, tuple(spans))
 
 
 def _control_tokens(tokenizer: PreTrainedTokenizerFast, source: str) -> list[str]:

@@ -7,6 +7,7 @@ removed.
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 
 from tokenizers import AddedToken
 from transformers import PreTrainedTokenizerFast
@@ -19,6 +20,18 @@ _PREFIX_SPACES = ("▁", "Ġ")
 
 Encode = Callable[[str], list[int]]
 Anchor = tuple[str, list[int]]  # a text and its ids
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A part of a rendered text, in which `Controls` has marked what must stay plain.
+
+    `first`: nothing stands before it. `after`: the control token right before it; None: anything else.
+    """
+
+    text: str
+    first: bool = False
+    after: str | None = None
 
 
 class Vocabulary:
@@ -43,24 +56,43 @@ class Vocabulary:
 
     def encode(self, text: str) -> list[int]:
         """Token ids of text that stands alone; control tokens in it are recognised, none is added."""
-        ids: list[int] = self._backend.encode_batch_fast([text], add_special_tokens=False)[0].ids
+        (ids,) = self._encode_batch([text])
         return ids
 
-    def encode_marked(self, text: str, *, first: bool, after: str | None = None) -> list[int]:
-        """Token ids of a piece of rendered text, in which `Controls` has marked what must stay plain.
+    def encode_pieces(self, pieces: Sequence[Piece]) -> list[list[int]]:
+        """Token ids of many pieces, by one call of the tokenizer as far as the pieces are plain.
 
-        `first`: nothing stands before it. `after`: the control token right before it; None: anything else.
+        Raises TemplateError where a piece cannot be encoded as what it is.
         """
+        anchors = [self._likely_anchor(piece) for piece in pieces]
+        texts = [before + piece.text for (before, _), piece in zip(anchors, pieces, strict=True)]
+        found = []
+        for piece, (_, before), ids in zip(pieces, anchors, self._encode_batch(texts), strict=True):
+            agrees = ids[: len(before)] == before and not self.controls.marks(piece.text)
+            found.append(ids[len(before) :] if agrees else self.encode_piece(piece))
+        return found
+
+    def encode_piece(self, piece: Piece) -> list[int]:
+        """Token ids of one piece. Raises TemplateError where it cannot be encoded as what it is."""
         ids: list[int] = []
-        for place, piece in enumerate(self.controls.pieces(text)):
+        for place, text in enumerate(self.controls.pieces(piece.text)):
             if place % 2:
-                ids += self._encode_plain(piece)
-            elif place == 0 and first:
-                ids += self.encode(piece)
+                ids += self._encode_plain(text)
+            elif place == 0 and piece.first:
+                ids += self.encode(text)
             else:
-                behind = [(after, [self.control_ids[after]])] if after and place == 0 else self._anchors
-                ids += _continue(self.encode, piece, behind)
+                ids += _continue(self.encode, text, self._behind(piece) if place == 0 else self._anchors)
         return ids
+
+    def _encode_batch(self, texts: list[str]) -> list[list[int]]:
+        return [encoding.ids for encoding in self._backend.encode_batch_fast(texts, add_special_tokens=False)]
+
+    def _behind(self, piece: Piece) -> Sequence[Anchor]:
+        """What a piece may be encoded behind, the likeliest first."""
+        return [(piece.after, [self.control_ids[piece.after]])] if piece.after else self._anchors
+
+    def _likely_anchor(self, piece: Piece) -> Anchor:
+        return ("", []) if piece.first or not piece.text else self._behind(piece)[0]
 
     def decode(self, ids: Sequence[int], *, keep_control_tokens: bool = True) -> str:
         """The text of ids that continue something: a leading space stays, control tokens show unless told."""
@@ -72,7 +104,7 @@ class Vocabulary:
 
     def ends_with(self, ids: Sequence[int], text: str) -> bool:
         """Do the last ids spell `text`, as tokens of its own?"""
-        spelt = self.encode_marked(text, first=False)
+        spelt = self.encode_piece(Piece(text))
         return list(ids[-len(spelt) :]) == spelt
 
     def runs(self, ids: Sequence[int]) -> Iterator[tuple[str | None, list[int]]]:

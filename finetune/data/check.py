@@ -17,9 +17,10 @@ import numpy as np
 from finetune.chat.messages import Conversation
 from finetune.chat.template import ChatTemplate
 from finetune.config.schema import Config, DataConfig
-from finetune.data.encode import Ledger, encode
+from finetune.data.encode import encode
 from finetune.data.formats import PlainText
 from finetune.data.intake import SHOWN, Intake, wanted_format
+from finetune.data.ledger import Ledger
 from finetune.data.records import Malformed, Record
 from finetune.errors import DataError, TemplateError
 

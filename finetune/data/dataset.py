@@ -1,24 +1,20 @@
-"""data_config -> examples: read, parsed and encoded once, in flat arrays.
+"""data_config -> examples: read, parsed and encoded once; the next run of the same finds them in the cache."""
 
-input_ids      ▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁▁   every token of every example, end to end
-offsets        ^    ^        ^  ^     ^   where each example begins, and the end
-first_example  ^             ^        ^   which examples each conversation owns (mostly one)
-"""
-
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from finetune.chat.messages import Conversation
 from finetune.chat.template import ChatTemplate
 from finetune.config.schema import DataConfig, FileShare
-from finetune.data.encode import Example, Ledger
+from finetune.data.cache import cached
+from finetune.data.examples import Examples
 from finetune.data.formats import PlainText
-from finetune.data.intake import Intake, raise_problems, resolve_file, wanted_format
-from finetune.data.mixture import FileAccount, FileLoad, Shelf
+from finetune.data.intake import Intake, content_hash, raise_problems, resolve_file, wanted_format
+from finetune.data.ledger import FileAccount
+from finetune.data.mixture import FileLoad, Shelf
 from finetune.data.records import Malformed
 from finetune.errors import DataError, TrainingError
 
@@ -36,78 +32,13 @@ class Sample:
     origin: str
 
 
-@dataclass(frozen=True, eq=False)
-class Examples:
-    """All examples of a data set; example i is tokens offsets[i]:offsets[i + 1].
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """One file of the data set: its share, where it lies, and its content's hash."""
 
-    input_ids: (tokens,) int32. loss_mask: (tokens,) bool. offsets: (examples + 1,) int64.
-    first_example: (conversations + 1,) int64. lines, sources: (conversations,) where each comes from.
-    lengths, supervised: (examples,) int32, tokens and those of them that are learnt.
-    rejected: the records that were skipped, with their reasons. files: the account of each file.
-    """
-
-    input_ids: NDArray[np.int32]
-    loss_mask: NDArray[np.bool_]
-    offsets: NDArray[np.int64]
-    first_example: NDArray[np.int64]
-    lines: NDArray[np.int64]
-    sources: NDArray[np.int32]
-    source_names: tuple[str, ...]
-    files: tuple[FileAccount, ...]
-    rejected: tuple[Malformed, ...]
-    lengths: NDArray[np.int32] = field(init=False)
-    supervised: NDArray[np.int32] = field(init=False)
-
-    def __post_init__(self) -> None:
-        learnt = np.add.reduceat(self.loss_mask, self.offsets[:-1], dtype=np.int32)
-        object.__setattr__(self, "lengths", np.diff(self.offsets).astype(np.int32))
-        object.__setattr__(self, "supervised", learnt)
-
-    def __len__(self) -> int:
-        return len(self.offsets) - 1
-
-    def __getitem__(self, index: int) -> Example:
-        if not 0 <= index < len(self):
-            raise IndexError(index)
-        tokens = slice(self.offsets[index], self.offsets[index + 1])
-        return Example(self.input_ids[tokens], self.loss_mask[tokens])
-
-    def __iter__(self) -> Iterator[Example]:
-        return (self[index] for index in range(len(self)))
-
-    @property
-    def conversations(self) -> int:
-        """How many conversations there are; a conversation may have several examples."""
-        return len(self.first_example) - 1
-
-    def examples_of(self, conversation: int) -> range:
-        """The examples of one conversation."""
-        return range(int(self.first_example[conversation]), int(self.first_example[conversation + 1]))
-
-    def origin(self, conversation: int) -> str:
-        """Where a conversation stands: file:line."""
-        return f"{self.source_names[self.sources[conversation]]}:{self.lines[conversation]}"
-
-    @property
-    def ledger(self) -> Ledger:
-        """What became of the rows of all files together."""
-        total = Ledger()
-        for account in self.files:
-            total = total.plus(account.ledger)
-        return total
-
-    @property
-    def sha256(self) -> str:
-        """The content of the files: of one file its own SHA-256, of several theirs joined by +."""
-        return "+".join(account.sha256 for account in self.files)
-
-    @property
-    def format(self) -> str:
-        return ", ".join(dict.fromkeys(account.format for account in self.files))
-
-    @property
-    def why(self) -> str:
-        return "; ".join(dict.fromkeys(account.why for account in self.files))
+    share: FileShare
+    path: Path
+    sha256: str
 
 
 def load_examples(
@@ -118,22 +49,52 @@ def load_examples(
     *,
     max_length: int,
 ) -> Examples:
-    """Encode the conversations of `files` (a file, or a mixture), at most `max_length` tokens each.
+    """The encoded conversations of `files` (a file, or a mixture), at most `max_length` tokens each.
 
     Raises DataError with the first mistakes of all files (on_bad_record: error, overflow: error), and
     TrainingError if nothing is left to learn.
     """
     shares = [FileShare(file=files)] if isinstance(files, str) else list(files)
+    paths = [resolve_file(share.file, data_dir) for share in shares]
+    parts = [_Part(share, path, content_hash(path)) for share, path in zip(shares, paths, strict=True)]
+    key = _key(parts, data_config, template, max_length)
+    return cached(key, lambda: _encoded(parts, data_config, template, max_length))
+
+
+def _key(
+    parts: Sequence[_Part], data_config: DataConfig, template: ChatTemplate, max_length: int
+) -> dict[str, object]:
+    """Everything that examples depend on."""
+    named = ("format", "train_on", "overflow", "on_bad_record")
+    return {
+        "files": [[str(part.path), part.sha256, part.share.weight, part.share.limit] for part in parts],
+        "data_config": {name: getattr(data_config, name) for name in named},
+        "max_length": max_length,
+        "template": template.fingerprint,
+    }
+
+
+def _encoded(
+    parts: Sequence[_Part], data_config: DataConfig, template: ChatTemplate, max_length: int
+) -> Examples:
     shelf = Shelf()
-    loads = [FileLoad(share, resolve_file(share.file, data_dir), data_config) for share in shares]
+    loads = [FileLoad(part.share, part.path, data_config) for part in parts]
     for load in loads:
         load.encode_into(shelf, template, max_length)
     _raise_mistakes(loads, data_config)
-    accounts = tuple(load.account() for load in loads)
+    _refuse_changed(parts)
+    accounts = tuple(load.account(part.sha256) for load, part in zip(loads, parts, strict=True))
     if len(shelf.lines) == 0:
         raise TrainingError(_nothing_to_learn(accounts, max_length))
     rejected = tuple(problem for load in loads for problem in load.intake.problems)
     return _examples(shelf, accounts, rejected)
+
+
+def _refuse_changed(parts: Sequence[_Part]) -> None:
+    """What was read must be what was hashed: the hash is the name of these examples from now on."""
+    for part in parts:
+        if part.path.exists() and content_hash(part.path) != part.sha256:
+            raise DataError(f"{part.path}: changed while it was read; start again when it is complete")
 
 
 def _raise_mistakes(loads: Sequence[FileLoad], data_config: DataConfig) -> None:

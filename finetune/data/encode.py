@@ -1,27 +1,33 @@
-"""Conversation -> examples, and what became of every record.
+"""Conversation -> examples, and its fate.
 
-Nothing is lost without a word: each record of a file has exactly one fate, and the ledger that counts the
-fates must add up to the rows that were read.
+Encoding many at once is a matter of two threads: this one renders texts (Jinja, Python), the other has the
+tokenizer work on the texts before them (Rust, without Python's lock).
+
+    conversations --write--> texts of 256 conversations --tokenize--> examples, in order
 """
 
 from bisect import bisect_left
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any, Literal, get_args
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from itertools import islice
+from typing import Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerFast
 
 from finetune.chat.messages import Conversation
+from finetune.chat.script import Transcript
 from finetune.chat.template import ChatTemplate, Rendered
 from finetune.data.formats import PlainText
-from finetune.errors import DataError
+from finetune.data.ledger import Fate
+from finetune.errors import TemplateError
 
 TrainOn = Literal["all", "last"]
 Overflow = Literal["drop", "truncate-left", "error"]
-Fate = Literal["trained", "truncated", "too_long", "no_answer", "malformed"]
-FATES: tuple[Fate, ...] = get_args(Fate)
+
+_AT_ONCE = 256  # conversations whose texts the tokenizer gets in one call
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -36,10 +42,13 @@ class Example:
 
 
 Encoded = tuple[tuple[Example, ...], Fate]
+Source = Conversation | PlainText
+Outcome = Encoded | TemplateError
+Item = TypeVar("Item")
 
 
 def encode(
-    conversation: Conversation | PlainText,
+    conversation: Source,
     template: ChatTemplate,
     *,
     max_length: int,
@@ -50,33 +59,103 @@ def encode(
 
     Usually one example; one per trained turn where the template rewrites history. Under `error` a conversation
     that is too long has the same fate as under `drop`: the caller, who knows its line, refuses it.
-    Raises TemplateError if the template cannot spell it, DataError if it has what we do not train on.
+    Raises TemplateError if it cannot be spelt exactly, or has what we do not train on.
     """
-    if isinstance(conversation, PlainText):
-        return _document(conversation.text, template, max_length)
-    if any(message.images for message in conversation.messages):
-        raise DataError("images are not trained yet; leave the record out")
-    if not any(message.role == "assistant" and message.train for message in conversation.messages):
-        return (), "no_answer"
-    rendered = _to_learn(template.render(conversation, train_on=train_on))
-    if not rendered:
-        return (), "no_answer"
-    if max(len(one.input_ids) for one in rendered) <= max_length:
-        return tuple(_example(one.input_ids, one.loss_mask) for one in rendered), "trained"
-    if overflow != "truncate-left":
-        return (), "too_long"
-    tails = _tails(conversation, template, max_length, train_on, len(rendered))
-    return tuple(_example(one.input_ids, one.loss_mask) for one in tails), "truncated" if tails else "too_long"
+    (outcome,) = Encoder(template, max_length, train_on, overflow).encode([conversation])
+    if isinstance(outcome, TemplateError):
+        raise outcome
+    return outcome
+
+
+@dataclass(frozen=True, slots=True)
+class Encoder:
+    """What `encode` does, for many conversations. One that cannot be encoded comes out as the reason."""
+
+    template: ChatTemplate
+    max_length: int
+    train_on: TrainOn = "all"
+    overflow: Overflow = "drop"
+
+    def stream(self, sources: Iterable[tuple[Item, Source]]) -> Iterator[tuple[Item, Source, Outcome]]:
+        """The pairs of an item and its conversation as they come, each with what became of it."""
+        with ThreadPoolExecutor(1) as tokenizing:
+            batch: list[tuple[Item, Source]] = []
+            pending: Future[list[Outcome]] | None = None
+            for following in _batches(iter(sources), _AT_ONCE):
+                written = [self._write(source) for _, source in following]
+                outcomes = tokenizing.submit(self._finish, [source for _, source in following], written)
+                if pending is not None:
+                    yield from _zipped(batch, pending.result())
+                batch, pending = following, outcomes
+            if pending is not None:
+                yield from _zipped(batch, pending.result())
+
+    def encode(self, sources: Sequence[Source]) -> list[Outcome]:
+        """Each conversation's outcome, by one call of the tokenizer as a rule."""
+        return self._finish(sources, [self._write(source) for source in sources])
+
+    def _write(self, source: Source) -> tuple[Transcript, ...] | TemplateError:
+        """The texts to be tokenized; none of a document, or where there is no answer to learn."""
+        if isinstance(source, PlainText):
+            return ()
+        for message in source.messages:
+            if message.images:
+                return TemplateError("images are not trained yet; leave the record out", message.at)
+        try:
+            return self.template.write(source, train_on=self.train_on)
+        except TemplateError as error:
+            return error
+
+    def _finish(
+        self, sources: Sequence[Source], written: Sequence[tuple[Transcript, ...] | TemplateError]
+    ) -> list[Outcome]:
+        texts = [() if isinstance(one, TemplateError) else one for one in written]
+        try:
+            rendered = iter(self.template.encode([text for one in texts for text in one]))
+        except TemplateError as error:
+            if len(sources) == 1:
+                return [error]
+            # One of them cannot be tokenized as what it is: it must not cost the others.
+            alone = [self._finish([source], [one]) for source, one in zip(sources, written, strict=True)]
+            return [outcome for (outcome,) in alone]
+        return [
+            one if isinstance(one, TemplateError) else self._outcome(source, list(islice(rendered, len(one))))
+            for source, one in zip(sources, written, strict=True)
+        ]
+
+    def _outcome(self, source: Source, texts: Sequence[Rendered]) -> Outcome:
+        if isinstance(source, PlainText):
+            return _document(source.text, self.template, self.max_length)
+        rendered = [one for one in texts if True in one.loss_mask]
+        if not rendered:
+            return (), "no_answer"
+        if max(len(one.input_ids) for one in rendered) <= self.max_length:
+            return tuple(_example(one.input_ids, one.loss_mask) for one in rendered), "trained"
+        if self.overflow != "truncate-left":
+            return (), "too_long"
+        try:
+            tails = _tails(source, self.template, self.max_length, self.train_on, len(rendered))
+        except TemplateError as error:  # it may refuse a conversation that begins in the middle
+            return error
+        examples = tuple(_example(one.input_ids, one.loss_mask) for one in tails)
+        return examples, "truncated" if examples else "too_long"
+
+
+def _batches(items: Iterator[Item], size: int) -> Iterator[list[Item]]:
+    while batch := list(islice(items, size)):
+        yield batch
+
+
+def _zipped(
+    batch: Sequence[tuple[Item, Source]], outcomes: Sequence[Outcome]
+) -> Iterator[tuple[Item, Source, Outcome]]:
+    return ((item, source, outcome) for (item, source), outcome in zip(batch, outcomes, strict=True))
 
 
 def trained_turns(example: Example) -> int:
     """How many turns of `example` are learnt: a run of True in the mask is one turn."""
     rises = example.loss_mask[1:] & ~example.loss_mask[:-1]
     return int(rises.sum())
-
-
-def _to_learn(rendered: Sequence[Rendered]) -> list[Rendered]:
-    return [one for one in rendered if True in one.loss_mask]
 
 
 def _example(input_ids: Sequence[int], loss_mask: Sequence[bool]) -> Example:
@@ -136,66 +215,3 @@ def _document_ids(tokenizer: PreTrainedTokenizerFast, text: str) -> tuple[list[i
         return start, list(backend.encode(text, add_special_tokens=False).ids) + end
     finally:
         backend.encode_special_tokens = False
-
-
-@dataclass(slots=True)
-class Ledger:
-    """What became of a file's rows: each has one fate, or was not drawn (`limit`, `weight` of a mixture)."""
-
-    rows: int = 0
-    fates: dict[str, int] = field(default_factory=lambda: dict[str, int].fromkeys(FATES, 0))
-    not_drawn: int = 0
-    repeated: int = 0
-    turns_left_out: int = 0
-
-    def count(self, fate: Fate, by: int = 1) -> None:
-        self.fates[fate] += by
-
-    def check(self) -> None:
-        """Raises DataError if the fates do not add up to the rows."""
-        accounted = sum(self.fates.values()) + self.not_drawn
-        if accounted != self.rows:
-            raise DataError(
-                f"the ledger accounts for {accounted} of {self.rows} rows; this is a defect of ours"
-            )
-
-    def plus(self, other: "Ledger") -> "Ledger":
-        """Both together."""
-        fates = {fate: count + other.fates[fate] for fate, count in self.fates.items()}
-        return Ledger(
-            self.rows + other.rows,
-            fates,
-            self.not_drawn + other.not_drawn,
-            self.repeated + other.repeated,
-            self.turns_left_out + other.turns_left_out,
-        )
-
-    def as_dict(self) -> dict[str, Any]:
-        """For run.json."""
-        extra = {"not_drawn": self.not_drawn, "repeated": self.repeated, "turns_left_out": self.turns_left_out}
-        return {"rows": self.rows, **self.fates, **extra}
-
-    def lines(self) -> list[str]:
-        """For the screen: the sum, then whatever else a person should know."""
-        counts = [
-            f"{self.fates[fate]:,} {_WORDS[fate]}" for fate in FATES if self.fates[fate] or fate == "trained"
-        ]
-        if self.not_drawn:
-            counts.append(f"{self.not_drawn:,} left out by limit or weight")
-        lines = [f"{self.rows:,} rows: {', '.join(counts)}"]
-        if self.repeated:
-            lines.append(f"{self.repeated:,} conversations more, repeated by weight")
-        if self.turns_left_out:
-            lines.append(
-                f"{self.turns_left_out:,} assistant turns are context only (train_on: last, or cut off)"
-            )
-        return lines
-
-
-_WORDS: dict[Fate, str] = {
-    "trained": "trained",
-    "truncated": "truncated",
-    "too_long": "dropped: too long",
-    "no_answer": "dropped: no answer to learn",
-    "malformed": "dropped: malformed",
-}

@@ -1,36 +1,19 @@
 """The files that a data set is mixed from: each read, encoded and counted, and put on one shelf."""
 
 from array import array
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from finetune.chat.messages import Conversation
 from finetune.chat.template import ChatTemplate
 from finetune.config.schema import DataConfig, FileShare
-from finetune.data.encode import Example, Fate, Ledger, encode, trained_turns
-from finetune.data.formats import PlainText
-from finetune.data.intake import Intake, content_hash, wanted_format
+from finetune.data.encode import Encoder, Example, Outcome, Source, trained_turns
+from finetune.data.intake import Intake, wanted_format
+from finetune.data.ledger import Fate, FileAccount, Ledger
 from finetune.data.plan import permutation
 from finetune.data.records import Malformed, Record
-from finetune.errors import DataError, TemplateError
-
-
-@dataclass(frozen=True, slots=True)
-class FileAccount:
-    """What run.json says of one data file."""
-
-    file: str
-    sha256: str
-    format: str
-    why: str
-    ledger: Ledger
-
-    def as_dict(self) -> dict[str, Any]:
-        ledger = self.ledger.as_dict()
-        described = {"file": self.file, "sha256": self.sha256, "rows": self.ledger.rows}
-        return {**described, "format": self.format, "why": self.why, "ledger": ledger}
+from finetune.errors import TemplateError
 
 
 @dataclass(slots=True)
@@ -68,38 +51,46 @@ class FileLoad:
 
     def encode_into(self, shelf: Shelf, template: ChatTemplate, max_length: int) -> None:
         """Encode, count, and put on the shelf as often as the file's weight says."""
+        encoder = Encoder(template, max_length, self.data_config.train_on, self.data_config.overflow)
         kept: list[_Kept] = []
-        for record, conversation in self.intake.conversations(self.share.limit):
-            if self.data_config.on_bad_record == "error" and len(self.intake.problems) > self.unspelt:
-                continue  # the run is refused already: read on for the other mistakes, but encode nothing
-            encoded = self._encode(record, conversation, template, max_length)
+        for record, conversation, outcome in encoder.stream(self._worth_encoding()):
+            encoded = self._count(record, conversation, outcome, max_length)
             if encoded and self.share.weight == 1:
                 shelf.add(*encoded[:3])
             elif encoded:
                 kept.append(encoded)
         self._draw(kept, shelf)
+        self.intake.problems.sort(key=lambda problem: (problem.source, problem.line, problem.column))
         self.ledger.rows = self.intake.rows
         self.ledger.count("malformed", len(self.intake.problems))
         self.ledger.not_drawn += self.intake.not_drawn
 
-    def _encode(
-        self, record: Record, conversation: Conversation | PlainText, template: ChatTemplate, max_length: int
+    def _worth_encoding(self) -> Iterator[tuple[Record, Source]]:
+        """The good records; once a mistake has refused the run, reading goes on for the others alone."""
+        for record, conversation in self.intake.conversations(self.share.limit):
+            if self.data_config.on_bad_record == "skip" or len(self.intake.problems) == self.unspelt:
+                yield record, conversation
+
+    def _count(
+        self,
+        record: Record,
+        conversation: Source,
+        outcome: Outcome,
+        max_length: int,
     ) -> "_Kept | None":
         """The record's examples, counted; None if it has none, or the template cannot spell it."""
-        train_on, overflow = self.data_config.train_on, self.data_config.overflow
-        try:
-            examples, fate = encode(
-                conversation, template, max_length=max_length, train_on=train_on, overflow=overflow
-            )
-        except (TemplateError, DataError) as error:
-            self.intake.refuse(Malformed(record.source, record.line, 0, str(error), "E301"))
+        if isinstance(outcome, TemplateError):
+            self.intake.refuse(record.malformed("E301", str(outcome), outcome.at))
             self.unspelt += 1
             return None
+        examples, fate = outcome
         self.ledger.count(fate)
         if fate == "too_long":
             reason = f"longer than {max_length} tokens (max_input_length + max_output_length)"
-            self.too_long.append(Malformed(record.source, record.line, 0, reason, "E401"))
-        if isinstance(conversation, Conversation) and (fate == "truncated" or train_on == "last"):
+            self.too_long.append(record.malformed("E401", reason))
+        if isinstance(conversation, Conversation) and (
+            fate == "truncated" or self.data_config.train_on == "last"
+        ):
             self.ledger.turns_left_out += _turns_left_out(conversation, examples)
         return (examples, record.source, record.line, fate) if examples else None
 
@@ -112,10 +103,11 @@ class FileLoad:
             self.ledger.not_drawn += 1
         self.ledger.repeated = len(drawn) - len(set(drawn))
 
-    def account(self) -> FileAccount:
+    def account(self, sha256: str) -> FileAccount:
+        """What became of the file, whose content has this hash. Raises DataError if the fates do not add up."""
         self.ledger.check()
         found, why = self.intake.format()
-        return FileAccount(str(self.intake.path), content_hash(self.intake.path), found, why, self.ledger)
+        return FileAccount(str(self.intake.path), sha256, found, why, self.ledger)
 
 
 _Kept = tuple[tuple[Example, ...], str, int, Fate]

@@ -112,8 +112,8 @@ def _stay_differentiable(model: PreTrainedModel) -> None:
     gradient ever passes through them again: adapters below would learn nothing.
     """
     for module in model.modules():
-        if hasattr(module, "support_avx512bf16_for_cpu"):
-            module.support_avx512bf16_for_cpu = False
+        if type(module).__name__ == "Linear4bit":
+            setattr(module, "support_avx512bf16_for_cpu", False)  # noqa: B010  (no attribute that torch knows)
 
 
 def _raw_config(model: str | Path) -> dict[str, Any]:

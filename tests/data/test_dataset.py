@@ -117,14 +117,14 @@ def test_what_the_template_cannot_spell_is_a_mistake_of_the_record(load, tmp_pat
     pictured = {
         "messages": [{"role": "user", "content": "q", "image": "x.png"}, {"role": "assistant", "content": "a"}]
     }
-    with pytest.raises(DataError, match=r"train.jsonl:2: E301 images are not trained(.|\n)*2 of 3 records"):
+    with pytest.raises(DataError, match=r"train.jsonl:2:15: E301 images are not trained(.|\n)*2 of 3 records"):
         load([row(), pictured, pictured])
     assert load([row(), pictured], on_bad_record="skip").ledger.fates["malformed"] == 1
 
 
 def test_overflow_error_names_the_rows_that_are_too_long(load):
     with pytest.raises(
-        DataError, match=r"train.jsonl:1: E401 longer than 100 tokens .*\n1 of 5 .* truncate-left"
+        DataError, match=r"train.jsonl:1:1: E401 longer than 100 tokens .*\n1 of 5 .* truncate-left"
     ):
         load(MIXED, on_bad_record="skip", overflow="error")
 

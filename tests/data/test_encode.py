@@ -5,9 +5,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from finetune.chat.messages import Conversation, Image, Message, Tool
-from finetune.data.encode import FATES, Ledger, encode, trained_turns
+from finetune.data.encode import encode, trained_turns
 from finetune.data.formats import PlainText
-from finetune.errors import DataError
+from finetune.data.ledger import FATES, Ledger
+from finetune.errors import DataError, TemplateError
 
 
 def talk(*texts: str, system: str = "", tools=()) -> Conversation:
@@ -149,7 +150,7 @@ def test_a_template_that_forgets_thoughts_makes_one_example_per_turn(forgetful):
 
 def test_images_are_refused_not_ignored(glm4):
     turns = (Message("user", "q", images=(Image("x.png"),)), Message("assistant", "a"))
-    with pytest.raises(DataError, match="images are not trained"):
+    with pytest.raises(TemplateError, match="images are not trained"):
         encode(Conversation(turns), glm4, max_length=100)
 
 

@@ -1,0 +1,166 @@
+"""Encoded examples on disk, found again by everything they depend on.
+
+    tokens/<key>/       input_ids.npy loss_mask.npy offsets.npy …  about.json
+    tokens/<xx>.lock    held by the process that encodes; others of this machine that want the same wait for it
+
+A folder appears whole (written aside, synced, renamed) or not at all, and its bytes are compared with the
+hashes in about.json before they are used. Arrays are mapped into memory: a second run starts at once, and
+the processes of one machine share them. The cache can be deleted at any time; where it cannot be written,
+examples are simply not kept.
+"""
+
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from finetune import log
+from finetune.data.examples import Examples
+from finetune.data.ledger import FileAccount, Ledger
+from finetune.data.records import Malformed
+from finetune.disk import (
+    TEMPORARY,
+    bytes_free,
+    cache_folder,
+    human,
+    seal,
+    sha256_of,
+    sync_folder,
+    write_synced,
+)
+
+ABOUT = "about.json"
+_ARRAYS = ("input_ids", "loss_mask", "offsets", "first_example", "lines", "sources")
+_UNUSED_DAYS = 30
+_ROOM_LEFT = 1 << 30  # bytes of the disk that the cache does not take
+
+
+def cached(key: Mapping[str, object], make: Callable[[], Examples]) -> Examples:
+    """The examples that depend on `key`, a JSON object, and on our code; made now if they are not there."""
+    described = json.dumps([key, _code_version()], sort_keys=True, default=str)
+    folder = cache_folder() / "tokens" / hashlib.sha256(described.encode()).hexdigest()[:32]
+    with _only_one(folder):
+        if (found := _opened(folder)) is not None:
+            log.info(f"encoded before: {folder}")
+            return found
+        examples = make()
+        _keep(folder, examples)
+    return _opened(folder) or examples
+
+
+@cache
+def _code_version() -> list[str]:
+    """What decides how text becomes tokens, besides template and data: libraries, and the code of two rooms."""
+    rooms = Path(__file__).parents[1]
+    files = sorted(file for room in ("chat", "data") for file in (rooms / room).glob("*.py"))
+    total = hashlib.sha256()
+    for file in files:
+        total.update(file.read_bytes())
+    return [total.hexdigest(), *(version(library) for library in ("tokenizers", "jinja2"))]
+
+
+@contextmanager
+def _only_one(folder: Path) -> Iterator[None]:
+    """Wait until no other process of this machine makes these examples. The system drops a dead one's lock."""
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        lock = os.open(
+            folder.with_name(f"{folder.name[:2]}.lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644
+        )
+    except OSError:
+        yield  # nothing can be kept here, so there is nothing to wait for
+        return
+    try:
+        _wait_for(lock)
+        yield
+    finally:
+        os.close(lock)
+
+
+def _wait_for(lock: int) -> None:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        log.info("another process is encoding data: waiting for it")
+        fcntl.flock(lock, fcntl.LOCK_EX)
+    except OSError:
+        return  # a file system without locks: several processes may encode the same, and one of them keeps it
+
+
+def _opened(folder: Path) -> Examples | None:
+    """What lies in `folder`, or None; what is damaged is removed."""
+    if not folder.is_dir():
+        return None
+    try:
+        about = json.loads((folder / ABOUT).read_bytes())
+        for name in _ARRAYS:
+            if sha256_of(folder / f"{name}.npy") != about["sha256"][name]:
+                raise ValueError(f"{name}.npy is not what was written")
+        os.utime(folder)  # used today
+        return _examples(folder, about)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        log.warning(f"{folder}: damaged ({error}); the data is encoded again")
+        shutil.rmtree(folder, ignore_errors=True)
+        return None
+
+
+def _examples(folder: Path, about: Mapping[str, Any]) -> Examples:
+    arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False) for name in _ARRAYS}
+    files = [FileAccount(**{**file, "ledger": Ledger(**file["ledger"])}) for file in about["files"]]
+    rejected = [Malformed(**problem) for problem in about["rejected"]]
+    names = tuple(about["source_names"])
+    return Examples(**arrays, source_names=names, files=tuple(files), rejected=tuple(rejected))
+
+
+def _keep(folder: Path, examples: Examples) -> None:
+    """Write the folder, whole or not at all; a disk that does not take it costs nothing but the next start."""
+    arrays = {name: getattr(examples, name) for name in _ARRAYS}
+    needed = sum(array.nbytes for array in arrays.values())
+    aside = folder.with_name(f"{TEMPORARY}{folder.name}")
+    try:
+        _remove_unused(folder.parent)
+        if bytes_free(folder.parent) < needed + _ROOM_LEFT:
+            log.info(f"encoded data is not kept: {human(needed)} leave too little room in {folder.parent}")
+            return
+        shutil.rmtree(aside, ignore_errors=True)  # of one who was stopped here
+        aside.mkdir()
+        hashes = {}
+        for name, array in arrays.items():
+            np.save(aside / f"{name}.npy", array, allow_pickle=False)
+            hashes[name] = seal(aside / f"{name}.npy")
+        write_synced(aside / ABOUT, json.dumps(_about(examples, hashes), ensure_ascii=False).encode())
+        sync_folder(aside)
+        aside.rename(folder)
+        sync_folder(folder.parent)
+    except OSError as error:
+        log.info(f"encoded data is not kept: {error}")
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def _about(examples: Examples, hashes: Mapping[str, str]) -> dict[str, object]:
+    files = [asdict(account) for account in examples.files]
+    return {
+        "sha256": dict(hashes),
+        "source_names": examples.source_names,
+        "files": files,
+        "rejected": [asdict(problem) for problem in examples.rejected],
+    }
+
+
+def _remove_unused(tokens: Path) -> None:
+    """Remove what nobody used for a month."""
+    oldest = time.time() - _UNUSED_DAYS * 24 * 3600
+    for entry in tokens.iterdir():
+        if entry.is_dir() and entry.stat().st_mtime < oldest:
+            shutil.rmtree(entry, ignore_errors=True)
