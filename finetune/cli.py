@@ -248,6 +248,19 @@ def explain(
 
 
 @app.command()
+def docs(
+    code: Annotated[str | None, typer.Argument(metavar="CODE", help="As a message names it: E207.")] = None,
+) -> None:
+    """Say what the CODE of a mistake in data means and how to mend it; without CODE list them all.
+
+    Example: finetune docs E207
+    """
+    from finetune.data import problems
+
+    print("\n".join(problems.titles()) if code is None else problems.page(code))
+
+
+@app.command()
 def demo(
     method: Annotated[Literal["lora", "p-tuning", "full"], typer.Option(help="How to tune.")] = "lora",
     output: Annotated[Path, typer.Option(help="Folder for everything the demo makes.")] = Path("finetune-demo"),

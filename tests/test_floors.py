@@ -31,7 +31,7 @@ LIGHT = (
     "finetune.folder",
     "finetune.report",
 )
-COMMANDS = ("train", "rerun", "eval", "generate", "chat", "merge", "demo", "doctor", "check", "explain")
+COMMANDS = ("train", "rerun", "eval", "generate", "chat", "merge", "demo", "doctor", "check", "explain", "docs")
 
 
 def test_a_module_imports_downwards_only(

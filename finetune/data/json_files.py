@@ -21,7 +21,7 @@ def read_json(file: BufferedReader, source: str, *, lines_expected: bool) -> Ite
     """The records of a file, whatever its ending says; `lines_expected` only decides what is neither."""
     head = file.peek(4096)
     if encoding := other_encoding(head):
-        yield Malformed(source, 1, 1, f"the file is {encoding}, not UTF-8; save it as UTF-8", "E102")
+        yield Malformed(source, 1, 1, encoding, "E102")
         return
     first = head.removeprefix(BOM).lstrip()
     if first.startswith(b"["):
@@ -33,11 +33,15 @@ def read_json(file: BufferedReader, source: str, *, lines_expected: bool) -> Ite
 
 
 def other_encoding(head: bytes) -> str | None:
-    """What a file's first bytes say it is encoded in, where that is not UTF-8."""
-    if head.startswith((b"\xff\xfe", b"\xfe\xff")):
-        return "UTF-16"
+    """What to say where a file's first bytes show that it is not UTF-8."""
     zeros = head.count(0)
-    return "UTF-16 or UTF-32" if zeros and zeros >= len(head) // 3 else None
+    if head.startswith((b"\xff\xfe", b"\xfe\xff")):
+        found = "UTF-16"
+    elif zeros and zeros >= len(head) // 3:
+        found = "UTF-16 or UTF-32"
+    else:
+        return None
+    return f"the file is {found}, not UTF-8; save it as UTF-8"
 
 
 def not_utf8(byte: int) -> str:

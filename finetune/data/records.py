@@ -90,7 +90,7 @@ def _read_opened(path: Path, kind: str) -> Iterator[Record | Malformed]:
 def _document(content: bytes, source: str) -> Record | Malformed:
     """A .txt file is one document."""
     if encoding := other_encoding(content[:4096]):
-        return Malformed(source, 1, 1, f"the file is {encoding}, not UTF-8; save it as UTF-8", "E102")
+        return Malformed(source, 1, 1, encoding, "E102")
     try:
         return Record({"text": content.decode()}, source, 1)
     except UnicodeDecodeError as error:

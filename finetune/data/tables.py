@@ -20,7 +20,7 @@ _LONGEST_CELL = 2**31 - 1  # Python's own limit, 131,072 characters, is shorter 
 def read_csv(file: BufferedReader, source: str, delimiter: str) -> Iterator[Record | Malformed]:
     """Rows whose fields the first row names. Text is quoted as Excel does it; a quote in a text is doubled."""
     if encoding := other_encoding(file.peek(4096)):
-        yield Malformed(source, 1, 1, f"the file is {encoding}, not UTF-8; save it as UTF-8", "E102")
+        yield Malformed(source, 1, 1, encoding, "E102")
         return
     rows = _rows(file, source, delimiter)
     first = next(rows, None)

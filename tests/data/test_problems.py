@@ -1,0 +1,76 @@
+"""Each code has a page, each page a code; and the examples on the pages are what they say."""
+
+import re
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+import finetune
+from finetune.cli import app
+from finetune.data.formats import PlainText
+from finetune.data.intake import Intake
+from finetune.data.problems import pages
+from finetune.data.review import review
+from finetune.errors import DataError
+
+EXAMPLE = re.compile(r"^```(jsonl|json|csv)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+SOURCE = Path(finetune.__file__).parent
+
+
+def codes_in_source() -> set[str]:
+    texts = (path.read_text(encoding="utf-8") for path in SOURCE.rglob("*.py"))
+    return {code for text in texts for code in re.findall(r'"([EW]\d{3})"', text)}
+
+
+def examples() -> list[tuple[str, str, str, str]]:
+    """(code, ending, bad, mended) of each page that shows a file."""
+    found = []
+    for code, page in pages().items():
+        shown = EXAMPLE.findall(page)
+        if shown:
+            (ending, bad), (_, mended) = shown
+            found.append((code, ending, bad, mended))
+    return found
+
+
+def codes_of(path: Path, content: str) -> list[str]:
+    """What is said of a file: the codes of what is refused, and of what is remarked on."""
+    path.write_text(content, encoding="utf-8")
+    intake = Intake(path)
+    read = [
+        conversation for _, conversation in intake.conversations() if not isinstance(conversation, PlainText)
+    ]
+    remarks = [remark.code for conversation in read for remark in review(conversation)]
+    return [problem.code for problem in intake.problems] + remarks
+
+
+def test_every_code_has_a_page_and_every_page_a_code():
+    assert codes_in_source() == set(pages())
+
+
+def test_pages_stand_in_the_order_of_their_codes():
+    assert list(pages()) == sorted(pages())
+
+
+@pytest.mark.parametrize(("code", "ending", "bad", "mended"), examples(), ids=lambda value: value[:4])
+def test_the_example_of_a_page_has_its_mistake_and_the_mended_one_has_none(tmp_path, code, ending, bad, mended):
+    assert codes_of(tmp_path / f"bad.{ending}", bad)[:1] == [code]
+    assert codes_of(tmp_path / f"good.{ending}", mended) == []
+
+
+def test_nearly_every_page_has_an_example_that_is_run():
+    told = {code for code, *_ in examples()}
+    assert set(pages()) - told == {"E101", "E102", "E103", "E111", "E114", "E115", "E301", "E302", "E401"}
+
+
+def test_docs_prints_a_page_and_lists_the_titles():
+    page = CliRunner().invoke(app, ["docs", "e207"])
+    assert page.exit_code == 0 and page.output.startswith("E207 a tool result without a call\n")
+    assert CliRunner().invoke(app, ["docs"]).output.splitlines()[0] == "E101 bytes that are not UTF-8"
+
+
+def test_docs_of_an_unknown_code_suggests_the_nearest():
+    failed = CliRunner().invoke(app, ["docs", "E27"])
+    assert isinstance(failed.exception, DataError) and failed.exception.exit_code == 2
+    assert "E27: no mistake has this code; did you mean E2" in str(failed.exception)
