@@ -78,7 +78,8 @@ def _has_roles(turns: Any) -> bool:
 def _field(data: Mapping[str, Any], key: str) -> Any:
     value = data.get(key)
     if value is None:
-        raise WrongRecordError("E202", f'the record has no "{key}"; it has {_keys(data)}', (key,))
+        found = "it is null" if key in data else f"it has {_keys(data)}"
+        raise WrongRecordError("E202", f'the record has no "{key}"; {found}', (key,))
     return value
 
 

@@ -13,10 +13,10 @@ def tool_list(value: Any, path: KeyPath) -> tuple[Tool, ...]:
     if not isinstance(listed, list):
         raise WrongRecordError("E211", f"tools is {json_kind(listed)}; expected an array", path)
     tools = tuple(_tool(tool, index, (*path, index)) for index, tool in enumerate(listed))
-    if len(names := {tool.name for tool in tools}) < len(tools):
-        index = next(i for i, tool in enumerate(tools) if tool.name in {other.name for other in tools[:i]})
-        reason = f"tool {index + 1} has the name of another, {tools[index].name!r}; {len(names)} names"
-        raise WrongRecordError("E213", f"{reason} for {len(tools)} tools", (*path, index))
+    for index, tool in enumerate(tools):
+        if any(tool.name == earlier.name for earlier in tools[:index]):
+            reason = f"tool {index + 1} has the name of an earlier one, {tool.name!r}"
+            raise WrongRecordError("E213", reason, (*path, index))
     return tools
 
 
