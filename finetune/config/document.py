@@ -192,6 +192,8 @@ class _Reader:
             tag = str(node.tag).replace(_TAG, "!!")
             self.draft.refuse(path, f"the tag {tag} is not understood; remove it", value=True)
             return None
+        if (doubtful := _doubtful_number(node)) is not None:
+            self.draft.refuse(path, f"{doubtful}, or put it in quotes if it is a text", value=True)
         try:
             return self.constructor.construct_object(node, deep=True)
         except (YAMLError, ValueError):
@@ -200,6 +202,19 @@ class _Reader:
 
     def _note(self, node: Node, path: KeyPath, what: str) -> None:
         self.draft.mistakes.append(Mistake(_place(node, self.draft.source), dotted(path), what))
+
+
+def _doubtful_number(node: ScalarNode) -> str | None:
+    """What to say of a number that YAML 1.1 and YAML 1.2 read differently."""
+    text = str(node.value)
+    if node.style is not None or node.tag not in (f"{_TAG}int", f"{_TAG}float"):
+        return None
+    digits = text.lstrip("+-").replace("_", "")
+    if re.match(r"0\d", digits):
+        return f"{text} is octal in YAML 1.1 and decimal in YAML 1.2; write {digits.lstrip('0') or '0'}"
+    if "_" in text or digits.startswith("0b"):
+        return f"{text} is a number in YAML 1.1 only; write {int(digits, 0) if digits.isalnum() else digits}"
+    return None
 
 
 def _is_merge(key: Node) -> bool:

@@ -8,8 +8,9 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from finetune.config.conflicts import ConflictsError
-from finetune.config.draft import Draft, KeyPath, Mistake
+from finetune.config.draft import Draft, KeyPath, Mistake, dotted
 from finetune.config.names import closest, explain_unknown, legal_keys, spelt
+from finetune.config.remedies import hint_of_choice, remedy
 from finetune.config.tuning import TUNINGS, UNTRAINED
 
 _TYPES = {
@@ -30,7 +31,6 @@ _RANGES = {
     "less_than": ("lt", "below"),
     "less_than_equal": ("le", "at most"),
 }
-_YAML_1_1 = {"yes": "true", "on": "true", "y": "true", "no": "false", "off": "false", "n": "false"}
 
 
 def note_mistakes(draft: Draft, error: ValidationError, aside: AbstractSet[KeyPath]) -> set[KeyPath]:
@@ -46,9 +46,16 @@ def note_mistakes(draft: Draft, error: ValidationError, aside: AbstractSet[KeyPa
             if not put_aside:
                 found.setdefault(path, []).append(detail)
     for path, details in found.items():
-        if not any(other != path and other[: len(path)] == path for other in found):
+        inner = any(other != path and other[: len(path)] == path for other in found)
+        if not inner and not _told(draft, path):
             _note(draft, path, details)
     return set(found)
+
+
+def _told(draft: Draft, path: KeyPath) -> bool:
+    """Whether this very value was refused when the file was read, by how it is spelt."""
+    place, key = draft.value_place(path), dotted(path)
+    return any(mistake.place == place and mistake.key == key for mistake in draft.mistakes)
 
 
 def _note_conflicts(draft: Draft, conflicts: ConflictsError) -> None:
@@ -140,37 +147,13 @@ def _choices(detail: ErrorDetails) -> list[str]:
 
 
 def _one_of(value: Any, choices: Sequence[str]) -> str:
-    close = _close_choice(value, choices) if isinstance(value, str) else None
-    hint = f"; did you mean {close}?" if close else _remedy(value, "a text")
     one_of = f"one of {', '.join(choices)}" if len(choices) > 1 else choices[0]
-    return f"expected {one_of}, found {describe(value)}{hint}"
-
-
-_SYNONYMS = {
-    "adamw": "adamw_torch",
-    "adamw_hf": "adamw_torch",
-    "bf16": "bfloat16",
-    "fp16": "float16",
-    "fp32": "float32",
-    "4bit": "nf4",
-    "int4": "nf4",
-    "8bit": "int8",
-    "flash_attention_2": "flat",
-    "prefix": "PREFIX_TUNING",
-    "ptuning_v2": "PREFIX_TUNING",
-    "openai": "messages",
-}
-"""Other spellings of values that one may choose."""
-
-
-def _close_choice(value: str, choices: Sequence[str]) -> str | None:
-    synonym = _SYNONYMS.get(value.lower())
-    return synonym if synonym in choices else closest(value, choices)
+    return f"expected {one_of}, found {describe(value)}{hint_of_choice(value, choices)}"
 
 
 def unexpected(value: Any, wanted: str) -> str:
     """What to say of a value that is not what was `wanted`."""
-    return f"expected {wanted}, found {describe(value)}{_remedy(value, wanted)}"
+    return f"expected {wanted}, found {describe(value)}{remedy(value, wanted)}"
 
 
 def describe(value: Any) -> str:
@@ -188,31 +171,6 @@ def describe(value: Any) -> str:
 
 def _shortened(text: str) -> str:
     return text if len(text) <= 80 else f"{text[:60]}… ({len(text)} characters)"
-
-
-def _remedy(value: Any, wanted: str) -> str:
-    match value:
-        case str() if "true or false" in wanted and value.lower() in _YAML_1_1:
-            return f"; YAML 1.2 writes {_YAML_1_1[value.lower()]}"
-        case str() if value in ("None", "none", "NULL", "nil"):
-            return "; YAML writes null, or leave the key out"
-        case str() if "number" in wanted and _is_number(value):
-            return "; write it without quotes"
-        case bool() | int() | float() if wanted == "a text":
-            return "; put it in quotes"
-        case str() if wanted == "a list":
-            return f"; write [{value}]"
-        case None:
-            return "; leave the key out for its default"
-    return ""
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
 
 
 def in_reading_order(mistakes: Iterable[Mistake]) -> list[Mistake]:

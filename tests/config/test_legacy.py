@@ -122,7 +122,7 @@ REFUSED = [
         "combine: yes",
         'c.yaml:2:10: combine: expected true or false, found the text "yes"; YAML 1.2 writes true',
     ),
-    ("freezeV: 1", "c.yaml:2:10: freezeV: expected true or false, found 1"),
+    ("freezeV: 1", "c.yaml:2:10: freezeV: expected true or false, found 1; write true"),
     (
         "combine: true\nmodel_config: {torch_dtype: int3}",
         "c.yaml:3:29: model_config.dtype: expected one of auto, float32, bfloat16, float16, "
