@@ -78,6 +78,22 @@ def train(
 
 
 @app.command()
+def init(
+    data: Annotated[str, typer.Argument(metavar="DATA", help="A data file, or a folder with several.")],
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="Base model: a folder or a Hub id.")],
+    output: Annotated[Path, typer.Option(help="The YAML to write; must not exist.")] = Path("finetune.yaml"),
+    method: Annotated[Literal["lora", "qlora", "p-tuning", "full"], typer.Option(help="How to tune.")] = "lora",
+) -> None:
+    """Write a YAML for MODEL and DATA, with the reason beside every value.
+
+    Example: finetune init data_examples/messages.jsonl THUDM/glm-4-9b-chat-hf
+    """
+    from finetune.init.story import init as write
+
+    print("\n".join(write(data, model, output, method)))
+
+
+@app.command()
 def rerun(
     output: Annotated[Path, typer.Argument(metavar="OUTPUT", help="Folder of the run to repeat.")],
     new_output: Annotated[Path, typer.Argument(metavar="NEW_OUTPUT", help="Folder of the new run.")],

@@ -31,7 +31,20 @@ LIGHT = (
     "finetune.folder",
     "finetune.report",
 )
-COMMANDS = ("train", "rerun", "eval", "generate", "chat", "merge", "demo", "doctor", "check", "explain", "docs")
+COMMANDS = (
+    "train",
+    "rerun",
+    "eval",
+    "generate",
+    "chat",
+    "merge",
+    "demo",
+    "doctor",
+    "check",
+    "explain",
+    "docs",
+    "init",
+)
 
 
 def test_a_module_imports_downwards_only(

@@ -1,0 +1,134 @@
+"""`finetune init`: look at data and model, guess a configuration, write it with its reasons."""
+
+import json
+import shlex
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from finetune.chat.load import load_template
+from finetune.config.files import find_shipped
+from finetune.data.check import CheckReport, check_file
+from finetune.data.intake import raise_problems
+from finetune.data.record import Malformed
+from finetune.errors import DataError, FolderInUseError, StorageError
+from finetune.init.files import DataFiles, find_files
+from finetune.init.guess import Guess, Method, Survey, guess
+
+_COLUMN = 34
+"""Where the reasons begin, but for longer lines."""
+
+
+def init(data: str, model: str, output: Path, method: Method) -> list[str]:
+    """Write `output` and return what to say: what was found, and the command that trains with it.
+
+    Raises FolderInUseError where `output` exists, DataError for records that cannot be used.
+    """
+    if output.exists():
+        raise FolderInUseError(f"{output}: exists already; give another name with --output, or remove it")
+    if not output.absolute().parent.is_dir():
+        raise StorageError(f"{output.parent}: no such folder")
+    files = find_files(data)
+    survey = survey_of(files, model)
+    command = shlex.join(["finetune", "train", str(files.folder), model, str(output)])
+    with output.open("x", encoding="utf-8") as file:
+        file.write(page(guess(survey, method), command, data))
+    shown = ", ".join(f"{name} ({count:,} records)" for name, count in survey.rows.items())
+    unused = [f"not used: {', '.join(files.unused)}"] if files.unused else []
+    return [f"{output}: from {shown}; every value has its reason beside it", *unused, command]
+
+
+def survey_of(files: DataFiles, model: str) -> Survey:
+    """Read every file and count its tokens as `model` does. Raises DataError with the first mistakes."""
+    template = load_template(model)
+    reports = {name: check_file(files.path(name), template) for name in files.all}
+    in_order = (sorted(report.problems, key=_position) for report in reports.values())
+    problems = [problem for found in in_order for problem in found]
+    rows = {name: report.rows for name, report in reports.items()}
+    raise_problems(problems, sum(rows.values()), "mend them or take them out, and run init again")
+    training = [reports[name] for name in files.train]
+    learnt = _learnt(training)
+    if not learnt:
+        raise DataError(f"{', '.join(files.train)}: nothing to learn: no record has an answer")
+    shape = _shape_of(model)
+    return Survey(
+        train=files.train,
+        val=files.val,
+        test=files.test,
+        rows=rows,
+        **_format(list(reports.values())),
+        lengths=_longest(list(reports.values())),
+        learnt=learnt,
+        context=_number(shape, "max_position_embeddings"),
+        width=_number(shape, "hidden_size"),
+    )
+
+
+def _position(problem: Malformed) -> tuple[str, int, int]:
+    return problem.source, problem.line, problem.column
+
+
+def _learnt(reports: Sequence[CheckReport]) -> float:
+    """The share of tokens that is learnt, files weighed by their records."""
+    total = sum(report.rows for report in reports)
+    return sum(report.supervised * report.rows for report in reports) / max(1, total)
+
+
+def _format(reports: Sequence[CheckReport]) -> dict[str, str]:
+    """The one format all files have, and why; `auto` where they differ."""
+    found = {report.format: report.why for report in reports}
+    if len(found) == 1 and "," not in reports[0].format:
+        return {"format": reports[0].format, "why": reports[0].why}
+    return {"format": "auto", "why": f"the files differ: {', '.join(found)}"}
+
+
+def _longest(reports: Sequence[CheckReport]) -> dict[int, int]:
+    """Percentile -> tokens, of the file where they are most."""
+    percents = dict.fromkeys(percent for report in reports for percent in report.lengths)
+    return {percent: max(report.lengths.get(percent, 0) for report in reports) for percent in percents}
+
+
+def _shape_of(model: str) -> dict[str, Any]:
+    """The text model's part of a model folder's config.json; empty for a Hub id."""
+    file = Path(model) / "config.json"
+    try:
+        config = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    except ValueError:
+        return {}
+    text = config.get("text_config", config) if isinstance(config, dict) else {}
+    return text if isinstance(text, dict) else {}
+
+
+def _number(shape: dict[str, Any], key: str) -> int:
+    value = shape.get(key)
+    return value if isinstance(value, int) else 0
+
+
+def page(guesses: Sequence[Guess], command: str, data: str) -> str:
+    """The YAML, with a head that says where it comes from and how to use it."""
+    return "\n".join([*_head(command, data), "", *_body(guesses)]) + "\n"
+
+
+def _head(command: str, data: str) -> Iterator[str]:
+    schema = find_shipped("schema.json")
+    if schema is not None:  # as a URL: the line ends at a space
+        yield f"# yaml-language-server: $schema={schema.resolve().as_uri()}"
+    yield f"# {command}"
+    yield "#"
+    yield f"# Guessed by finetune init from {data}. finetune explain KEY says what a key does."
+
+
+def _body(guesses: Sequence[Guess]) -> Iterator[str]:
+    opened = ""
+    for one in guesses:
+        level, _, key = one.key.rpartition(".")
+        if level and level != opened:
+            yield f"{level}:"
+        opened = level
+        yield _line("  " if level else "", key, one)
+
+
+def _line(indent: str, key: str, one: Guess) -> str:
+    if not one.value:
+        return f"{indent}# {key}: {one.why}"
+    return f"{f'{indent}{key}: {one.value}':{_COLUMN}}  # {one.why}"

@@ -1,0 +1,142 @@
+"""`finetune init` writes a file that loads without a word and trains as it stands; it never overwrites one."""
+
+import json
+import shlex
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from finetune.config.load import load_config
+from finetune.errors import DataError, FinetuneError, FolderInUseError, StorageError
+from finetune.init.guess import Method
+from finetune.init.story import init
+from finetune.train.run import train
+from tests.config.conftest import schema_mistakes
+
+EXAMPLES = Path(__file__).parents[2] / "data_examples"
+Command = Callable[..., None]
+
+
+@pytest.mark.parametrize("name", sorted(path.name for path in EXAMPLES.iterdir() if path.suffix != ".md"))
+def test_every_format_gives_a_file_that_loads_without_a_word(name: str, small: Path, tmp_path: Path) -> None:
+    output = tmp_path / "c.yaml"
+    init(str(EXAMPLES / name), str(small), output, "lora")
+    config = load_config(output, data_dir=EXAMPLES)
+    assert config.notices == ()
+    assert config.data_config.train_file == name
+    assert config.data_config.format != "auto"
+    assert schema_mistakes(output) == []
+
+
+@pytest.mark.parametrize("method", ["lora", "p-tuning", "full"])
+def test_what_it_writes_trains_unchanged(method: Method, small: Path, data: Path, tmp_path: Path) -> None:
+    output = tmp_path / "c.yaml"
+    *_, command = init(str(data), str(small), output, method)
+    assert command == shlex.join(["finetune", "train", str(data), str(small), str(output)])
+    overrides = [f"training_args.output_dir={tmp_path / 'run'}", "training_args.num_train_epochs=1"]
+    run = train(data, str(small), output, "no", overrides)
+    assert (run / "report.html").is_file()
+
+
+def test_every_line_says_why_and_there_are_about_thirty(small: Path, data: Path, tmp_path: Path) -> None:
+    output = tmp_path / "c.yaml"
+    (data / "test.jsonl").write_bytes((data / "dev.jsonl").read_bytes())
+    init(str(data), str(small), output, "lora")
+    lines = output.read_text(encoding="utf-8").splitlines()
+    assert 25 <= len(lines) <= 36
+    assert lines[0].startswith("# yaml-language-server: $schema=file://")
+    assert lines[0].endswith("/configs/schema.json")
+    assert lines[1] == f"# finetune train {data} {small} {output}"
+    values = [line for line in lines if ": " in line and not line.startswith("#")]
+    assert len(values) > 20
+    assert [line for line in values if "  # " not in line] == []
+
+
+def test_the_files_of_a_folder_are_told_apart(small: Path, data: Path, tmp_path: Path) -> None:
+    (data / "old.jsonl").write_bytes((data / "dev.jsonl").read_bytes())
+    said = init(str(data), str(small), tmp_path / "c.yaml", "lora")
+    assert said[0].endswith(
+        "from train.jsonl (12 records), dev.jsonl (4 records); every value has its reason beside it"
+    )
+    assert said[1] == "not used: old.jsonl"
+    config = load_config(tmp_path / "c.yaml", data_dir=data)
+    assert (config.data_config.val_file, config.data_config.test_file) == ("dev.jsonl", None)
+    assert config.training_args.saving.load_best_model_at_end
+
+
+def test_two_times_the_same_is_the_same_file(small: Path, data: Path, tmp_path: Path) -> None:
+    first, second = tmp_path / "1.yaml", tmp_path / "2.yaml"
+    for output in (first, second):
+        init(str(data), str(small), output, "lora")
+    assert first.read_text().replace("1.yaml", "2.yaml") == second.read_text()
+
+
+def test_a_file_that_is_there_is_left_alone(small: Path, data: Path, tmp_path: Path) -> None:
+    output = tmp_path / "c.yaml"
+    output.write_text("mine")
+    with pytest.raises(FolderInUseError, match="exists already; give another name with --output, or remove it"):
+        init(str(data), str(small), output, "lora")
+    assert output.read_text() == "mine"
+
+
+def write(path: Path, *rows: object) -> Path:
+    path.write_text("".join(f"{row if isinstance(row, str) else json.dumps(row)}\n" for row in rows))
+    return path
+
+
+GOOD = {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}
+ASKED = {"messages": [{"role": "user", "content": "a"}]}
+
+
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [
+        (
+            (GOOD, {"messages": []}, "xx"),
+            "t.jsonl:2:14: .*t.jsonl:3:1: .*2 of 3 records cannot be used: mend them",
+        ),
+        ((ASKED,), "t.jsonl: nothing to learn: no record has an answer"),
+    ],
+)
+def test_from_broken_records_nothing_is_guessed(
+    rows: tuple[object, ...], said: str, small: Path, tmp_path: Path
+) -> None:
+    file = write(tmp_path / "t.jsonl", *rows)
+    with pytest.raises(DataError, match=f"(?s){said}") as refused:
+        init(str(file), str(small), tmp_path / "c.yaml", "lora")
+    assert refused.value.exit_code == 2
+    assert not (tmp_path / "c.yaml").exists()
+
+
+def test_a_mistake_in_the_validation_file_counts_too(small: Path, data: Path, tmp_path: Path) -> None:
+    write(data / "dev.jsonl", "{")
+    with pytest.raises(DataError, match=r"dev\.jsonl:1:"):
+        init(str(data), str(small), tmp_path / "c.yaml", "lora")
+
+
+@pytest.mark.parametrize(
+    ("rows", "model", "output", "kind"),
+    [((), "small", "c.yaml", DataError), ((GOOD,), "none", "c.yaml", FinetuneError)],
+)
+def test_an_empty_file_or_a_missing_model_is_told(
+    rows: tuple[object, ...], model: str, output: str, kind: type[FinetuneError], small: Path, tmp_path: Path
+) -> None:
+    file = write(tmp_path / "t.jsonl", *rows)
+    with pytest.raises(kind) as refused:
+        init(str(file), str(small) if model == "small" else str(tmp_path / model), tmp_path / output, "lora")
+    assert refused.value.exit_code == 2
+    assert not (tmp_path / output).exists()
+
+
+def test_a_folder_that_is_not_there_is_told_before_anything_is_read(tmp_path: Path) -> None:
+    with pytest.raises(StorageError, match="nowhere: no such folder"):
+        init("no data", "no model", tmp_path / "nowhere" / "c.yaml", "lora")
+
+
+def test_files_of_different_formats_leave_the_format_open(small: Path, tmp_path: Path) -> None:
+    write(tmp_path / "train.jsonl", GOOD)
+    write(tmp_path / "dev.jsonl", {"instruction": "a", "output": "b"})
+    init(str(tmp_path), str(small), tmp_path / "c.yaml", "lora")
+    assert load_config(tmp_path / "c.yaml", data_dir=tmp_path).data_config.format == "auto"
+    assert "# the files differ: messages, alpaca" in (tmp_path / "c.yaml").read_text()
