@@ -26,6 +26,7 @@ _RESULT = Message("tool", "Qzresultq")
 _TOOL = Tool("qztoolq", "Qzusesq", {"type": "object", "properties": {"qzkeyq": {"type": "string"}}})
 _CALL = ToolCall("qztoolq", {"qzkeyq": "Qzvalueq"}, "qzcall001")
 _CALLING = Message("assistant", "", (_CALL,))
+_SAYING = Message("assistant", "Qzbeforeq", (_CALL,))
 _THINKING = Message("assistant", "Qzanswerq", reasoning="Qzthoughtq")
 _OPENED = re.compile(r"<think>\n*\Z")
 
@@ -45,6 +46,7 @@ class Habits:
     `cuts_thoughts`: it drops what stands before `</think>` in a content.
     `frames_answers`: the model writes `<think>…</think><answer>…</answer>`, its template the bare answer.
     `bare_end`: what would end an answer that the model has not framed.
+    `says_before_calls`: it prints the text that stands beside a tool call, before it.
     `read_calls`: None where no reader of ours reads its calls.
     """
 
@@ -62,6 +64,7 @@ class Habits:
     bare_end: str
     tells_tools: bool
     tells_results: bool
+    says_before_calls: bool
     read_calls: Reader | None
 
     @property
@@ -131,6 +134,7 @@ def observe(render: Render, controls: Controls, spelling: Spelling, eos: str | N
         bare_end=answer_end,
         tells_tools=tells_tools,
         tells_results=call_end is not None and see.shows("Qzresultq", _USER, _CALLING, _RESULT, prompt=True),
+        says_before_calls=_says_before_calls(see),
         read_calls=reader,
     )
 
@@ -217,6 +221,14 @@ def _calls(see: Observer, closes: bool, answer_end: str) -> tuple[str | None, Re
         first = first or (see.wishes, end)
     see.wish(arguments_as_text=False, empty_content_as_null=False)
     return (first[1], None) if first else (None, None)
+
+
+def _says_before_calls(see: Observer) -> bool:
+    try:
+        text = see.text(_USER, _SAYING)
+    except TemplateError:
+        return False
+    return 0 <= text.rfind(_SAYING.content) < text.rfind(_CALL.name)
 
 
 def _call_end(see: Observer, closes: bool) -> str | None:

@@ -138,6 +138,8 @@ def _lost(message: Message, habits: Habits) -> str | None:
         return "tool results"
     if message.tool_calls and habits.call_end is None:
         return "tool calls"
+    if message.tool_calls and message.content.strip() and not habits.says_before_calls:
+        return "the text beside tool calls; leave it out"
     if message.reasoning and not habits.thinks:
         return "thoughts (reasoning); set data_config.thinking: drop, or put them into the content"
     return None
