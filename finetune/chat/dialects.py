@@ -6,6 +6,7 @@ does with them (how it ends a turn, where it looks for tools) is found by render
 """
 
 import json
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -14,6 +15,7 @@ from finetune.chat.messages import Message, Tool
 from finetune.errors import TemplateError
 
 Groups = list[list[dict[str, Any]]]
+_SHORT = re.compile("[a-zA-Z0-9]{9}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +34,8 @@ class Wishes:
     arguments_as_text: bool = False
     empty_content_as_null: bool = False
     system_role: bool = True
+    short_call_ids: bool = False
+    """Of nine letters or digits, as Mistral's templates demand."""
 
 
 def spell(
@@ -40,7 +44,7 @@ def spell(
     """The dicts of each message, and the `tools` argument of the template."""
     kept = messages if wishes.system_role else _system_into_user(messages)
     groups = [spelling.message(message) if message else [] for message in kept]
-    _pair_results(groups)
+    _pair_results(groups, wishes.short_call_ids)
     if wishes.arguments_as_text or wishes.empty_content_as_null:
         _respell_calls(groups, wishes)
     if not tools:
@@ -97,14 +101,15 @@ def _system_into_user(messages: Sequence[Message]) -> list[Message | None]:
     return moved
 
 
-def _pair_results(groups: Groups) -> None:
-    """Give every call an id (some templates want one of nine letters or digits) and every result its call's."""
+def _pair_results(groups: Groups, short: bool) -> None:
+    """Give every call an id, its own where the template takes it, and every result its call's."""
     waiting: list[dict[str, Any]] = []
     for number, message in enumerate(message for spelt in groups for message in spelt):
         if "tool_calls" in message:
             waiting = message["tool_calls"]
             for place, call in enumerate(waiting):
-                call["id"] = call["id"] or f"call{number:03d}{place:02d}"
+                is_kept = call["id"] and (not short or _SHORT.fullmatch(call["id"]))
+                call["id"] = call["id"] if is_kept else f"call{number:03d}{place:02d}"
             waiting = waiting.copy()
         elif message["role"] == "tool" and waiting:
             call = waiting.pop(0)
