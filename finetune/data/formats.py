@@ -102,7 +102,7 @@ _SPEAKERS = {
 
 def _sharegpt(data: Mapping[str, Any]) -> Conversation:
     turns = turn_list(_field(data, "conversations"), ("conversations",))
-    spelt = [turn._replace(fields=_openai_fields(turn)) for turn in turns]
+    spelt = [Turn(_openai_fields(turn), turn.number, turn.at) for turn in turns]
     try:
         read = conversation(spelt, data.get("tools"), data.get("images"))
     except WrongRecordError as wrong:

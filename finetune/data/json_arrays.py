@@ -65,4 +65,4 @@ def _next_alike(text: str, position: int, wrong: int) -> int | None:
     if line < 0 or not re.fullmatch(r"\n[ \t]*\{", opening):
         return None
     found = text.find(opening, max(position, wrong))
-    return None if found < 0 else len(text[:found].rstrip().removesuffix(","))
+    return None if found < 0 else position + len(text[position:found].rstrip().removesuffix(","))

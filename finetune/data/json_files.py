@@ -79,33 +79,36 @@ def _line_record(line: bytes, source: str, number: int) -> Record | Malformed:
         reason = "a NUL byte; the file is damaged or not text"
         return Malformed(source, number, text.index("\0") + 1, reason, "E103")
     try:
-        return _record(loads(text), text, 0, source, number)
+        value = loads(text)
     except NotJSONError as problem:
         cut = problem.code == "E105" and not line.endswith(b"\n")
         reason = problem.reason + ("; the file ends here without a line break" if cut else "")
         return Malformed(source, number, problem.position + 1, reason, problem.code)
-
-
-def _record(value: Any, text: str, start: int, source: str, line: int) -> Record | Malformed:
     if isinstance(value, dict):
-        return Record(value, source, line, text, start)
+        return Record(value, source, number, text)
+    return _no_object(value, source, number, skip_blank(text, 0) + 1)
+
+
+def _no_object(value: Any, source: str, line: int, column: int) -> Malformed:
     reason = f"a record is a JSON object in braces; found {json_kind(value)}"
-    place = line_and_column(text, skip_blank(text, start), start, line)
-    return Malformed(source, *place, reason, "E112")
+    return Malformed(source, line, column, reason, "E112")
 
 
 def _read_values(text: str, source: str) -> Iterator[Record | Malformed]:
     """The elements of one JSON array, or objects one behind the other, each over as many lines as it likes."""
     start = skip_blank(text, 0)
     values = elements(text, start + 1) if text[start : start + 1] == "[" else concatenated(text, start)
-    line, counted = 1, 0
+    before, line, column = 0, 1, 1
     for position, value in values:
-        line, counted = line + text.count("\n", counted, position), position
-        if isinstance(value, NotJSONError):
-            place = line_and_column(text, value.position, position, line)
+        line, column = line_and_column(text, position, before, line, column)
+        before = position
+        if isinstance(value, dict):
+            yield Record(value, source, line, text, position, column)
+        elif isinstance(value, NotJSONError):
+            place = line_and_column(text, value.position, position, line, column)
             yield Malformed(source, *place, value.reason, value.code)
         else:
-            yield _record(value, text, position, source, line)
+            yield _no_object(value, source, line, column)
 
 
 def _text(file: IO[bytes]) -> str:

@@ -42,6 +42,9 @@ def _child(text: str, start: int, step: str | int) -> int | None:
     return None
 
 
-def line_and_column(text: str, offset: int, known: int = 0, line: int = 1) -> tuple[int, int]:
-    """Line and column, both from 1, of a character, where offset `known` stands in `line`."""
-    return line + text.count("\n", known, offset), offset - text.rfind("\n", 0, offset)
+def line_and_column(text: str, offset: int, start: int = 0, line: int = 1, column: int = 1) -> tuple[int, int]:
+    """Line and column, both from 1, of a character, where the one at `start` has `line` and `column`."""
+    breaks = text.count("\n", start, offset)
+    if breaks == 0:
+        return line, column + offset - start
+    return line + breaks, offset - text.rfind("\n", start, offset)

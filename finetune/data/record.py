@@ -40,7 +40,7 @@ class Malformed:
 class Record:
     """One JSON object of a data file and the line where it begins; of a table, one row.
 
-    text, start: the JSON that it was read from, and the offset in it; None for a row, which has no columns.
+    text, start, column: the JSON that it was read from, and where in it; None for a row, which has no columns.
     """
 
     data: Mapping[str, Any]
@@ -48,6 +48,7 @@ class Record:
     line: int
     text: str | None = field(default=None, compare=False, repr=False)
     start: int = field(default=0, compare=False, repr=False)
+    column: int = field(default=1, compare=False, repr=False)
 
     def malformed(self, code: str, reason: str, path: KeyPath = ()) -> Malformed:
         """What is wrong with the value that `path` leads to, at its physical line and column.
@@ -57,5 +58,6 @@ class Record:
         if self.text is None:
             named = f"{path[0]}: " if path and path[0] in self.data and str(path[0]) not in reason else ""
             return Malformed(self.source, self.line, 0, named + reason, code)
-        place = line_and_column(self.text, offset_of(self.text, self.start, path), self.start, self.line)
+        offset = offset_of(self.text, self.start, path)
+        place = line_and_column(self.text, offset, self.start, self.line, self.column)
         return Malformed(self.source, *place, reason, code)

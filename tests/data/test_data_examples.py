@@ -16,6 +16,7 @@ FORMATS = {
     "alpaca.json": ("alpaca", 4),
     "prompt_completion.jsonl": ("prompt-completion", 4),
     "text.jsonl": ("text", 2),
+    "table.csv": ("messages", 2),
 }
 
 
@@ -28,7 +29,7 @@ def test_every_example_file_trains_whole(name, glm4):
 
 def test_every_example_file_is_listed_in_the_readme():
     readme = (FOLDER / "README.md").read_text(encoding="utf-8")
-    assert {path.name for path in FOLDER.iterdir() if path.suffix in (".json", ".jsonl")} == set(FORMATS)
+    assert {path.name for path in FOLDER.iterdir() if path.suffix != ".md"} == set(FORMATS)
     assert all(f"| `{name}` |" in readme for name in FORMATS)
 
 

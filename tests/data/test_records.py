@@ -1,12 +1,15 @@
 """What comes out of files, well-formed and not: every record and mistake with its physical line and column."""
 
 import gzip
+import hashlib
 import json
+import sys
+import time
 
 import pytest
 
 from finetune.data.records import Malformed, Record, read_records
-from finetune.errors import DataError
+from finetune.errors import DataError, MissingLibraryError
 
 GOOD = '{"text": "好"}'
 
@@ -165,6 +168,40 @@ def test_a_gzipped_file_is_read_as_what_is_in_it(tmp_path):
     assert places(read(tmp_path, gzip.compress(f"{GOOD}\n{GOOD}".encode()), "data.jsonl.gz")) == [(1,), (2,)]
 
 
+def zstd(content: bytes) -> bytes:
+    """A frame that does not say how long its content is, as a stream has it."""
+    from zstandard import ZstdCompressor
+
+    return ZstdCompressor(write_content_size=False).compress(content)
+
+
+@pytest.mark.parametrize("frames", [1, 2, 3])
+def test_a_zst_file_is_read_whatever_the_number_of_its_frames(tmp_path, frames):
+    content = zstd(f"{GOOD}\n".encode() * 5000) * frames
+    assert len(read(tmp_path, content, "data.jsonl.zst")) == 5000 * frames
+
+
+@pytest.mark.parametrize("kept", [3, 40, -1])
+def test_a_zst_file_cut_short_is_never_taken_for_whole(tmp_path, kept):
+    lines = "".join(
+        f'{{"text": "{hashlib.sha256(bytes([i % 256, i // 256])).hexdigest()}"}}\n' for i in range(3000)
+    )
+    found = read(tmp_path, zstd(lines.encode())[:kept], "data.jsonl.zst")
+    assert (found[-1].code, found[-1].line) == ("E114", len(found))
+    assert "the zst file is damaged from here on: the file ends in the middle" in found[-1].reason
+
+
+def test_a_zst_file_that_is_none_is_malformed(tmp_path):
+    (wrong,) = read(tmp_path, GOOD, "data.jsonl.zst")
+    assert (wrong.line, wrong.code) == (1, "E114")
+
+
+def test_a_zst_file_without_its_library_says_what_to_install(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "zstandard", None)
+    with pytest.raises(MissingLibraryError, match=r"data.jsonl.zst needs zstandard: pip install '.*\[zstd\]'"):
+        read(tmp_path, b"x", "data.jsonl.zst")
+
+
 def test_a_damaged_gzip_file_is_malformed_and_no_traceback(tmp_path):
     damaged = gzip.compress(f"{GOOD}\n".encode() * 1000)[:-20]
     assert "the gz file is damaged" in read(tmp_path, damaged, "data.jsonl.gz")[-1].reason
@@ -215,6 +252,36 @@ def test_a_damaged_parquet_file_is_malformed(tmp_path):
 def test_mistakes_print_as_file_line_column(tmp_path):
     (wrong,) = read(tmp_path, "x")
     assert str(wrong) == f"{tmp_path / 'data.jsonl'}:1:1: E104 not valid JSON: expecting value"
+
+
+def seconds_to_read(path) -> float:
+    started = time.process_time()
+    assert list(read_records(path))
+    return time.process_time() - started
+
+
+HUGE = {
+    "one string on one line": ("a.jsonl", '{"text": "', "好a", '"}'),
+    "one string on one line, cut off": ("a.jsonl", '{"text": "', "ab", ""),
+    "one array on one line": ("a.json", "[{}", ', {"text": "好"}', "]"),
+    "an array on one line of records that are none": ("a.json", "[{}", ", 3, {}", "]"),
+    "an array of records with a key twice": (
+        "a.json",
+        "[{}",
+        ',\n{"a": 1, "a": "好好好好好好好好好好好"}',
+        "]",
+    ),
+    "turns on one line": ("a.jsonl", '{"messages": [0', ', {"role": "user"}', "]}"),
+}
+
+
+@pytest.mark.parametrize(("name", "start", "part", "end"), HUGE.values(), ids=HUGE)
+def test_what_is_four_times_as_long_takes_four_times_as_long_and_not_sixteen(tmp_path, name, start, part, end):
+    times = []
+    for size in (200_000, 800_000):
+        (tmp_path / name).write_text(start + part * (size // len(part)) + end, encoding="utf-8")
+        times.append(min(seconds_to_read(tmp_path / name) for _ in range(2)))
+    assert times[1] < 9 * times[0] + 0.05
 
 
 def test_line_numbers_hold_far_into_a_file(tmp_path):
