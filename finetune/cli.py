@@ -225,26 +225,30 @@ def merge(
 
 @app.command()
 def check(
-    data_file: Annotated[str, typer.Argument(metavar="DATA", help="A data file or folder.")],
+    data: Annotated[str, typer.Argument(metavar="DATA", help="A data file, a folder of them, or a Hub id.")],
     model: Annotated[str | None, typer.Option(help="Count tokens with this model's tokenizer.")] = None,
-    config: Annotated[Path | None, typer.Option(help="YAML with limits and format.")] = None,
+    config: Annotated[Path | None, typer.Option(help="YAML: limits, format, files of a folder.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
+    fix: Annotated[Path | None, typer.Option(metavar="OUT", help="Make a folder of what can be used.")] = None,
 ) -> None:
-    """Read every record of DATA, and say what training would make of it. Exit 2 on a bad record.
+    """Read every record of DATA, and say what training would make of it. Exit 2 on a bad record, unless --fix.
 
     Example: finetune check train.jsonl --model THUDM/glm-4-9b-chat-hf
     """
     import json
 
-    from finetune.chat.load import load_template
     from finetune.config.load import load_config
-    from finetune.data.check import check_file
+    from finetune.data.check import all_of, check_file
+    from finetune.data.dataset import template_under
+    from finetune.data.fix import fix as write_fixed
 
-    settings = None if config is None else load_config(config)
-    template = None if model is None else load_template(model)
-    report = check_file(data_file, template, settings)
+    settings = all_of(data) if config is None else load_config(config)
+    template = None if model is None else template_under(settings, model)
+    report = check_file(data, template, settings)
     print(json.dumps(report.as_dict(), ensure_ascii=False) if as_json else "\n".join(report.lines()))
-    if not report.ok:
+    if fix is not None:
+        print("\n".join(write_fixed(report, settings, fix)), file=sys.stderr if as_json else sys.stdout)
+    elif not report.ok:
         raise typer.Exit(DataError.exit_code)
 
 

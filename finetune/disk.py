@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from finetune.errors import StorageError
+from finetune.errors import FolderInUseError, StorageError
 
 TEMPORARY = "tmp-"
 """What the name of everything unfinished begins with; the next run of the folder removes it."""
@@ -67,6 +67,47 @@ def write_synced(path: Path, content: bytes) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+@contextmanager
+def unpublished(output: Path) -> Iterator[Path]:
+    """Yield an empty folder beside `output`, which becomes `output` when the block ends without an error.
+
+    After an error, a signal that Python sees or a full disk nothing is left. Raises FolderInUseError where
+    `output` exists, StorageError for what the disk refuses.
+    """
+    refuse_existing(output)
+    folder = output.with_name(f"{TEMPORARY}{os.getpid()}-{output.name}")
+    try:
+        with storage_errors(output):
+            output.parent.mkdir(parents=True, exist_ok=True)
+            folder.mkdir()
+            yield folder
+            _flush(folder)
+            refuse_existing(output)
+            folder.rename(output)
+            sync_folder(output.parent)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def refuse_existing(output: Path) -> None:
+    """Raises FolderInUseError where something stands in the way."""
+    if output.exists() or output.is_symlink():
+        raise FolderInUseError(f"{output}: exists already; name a folder that does not, or remove it")
+
+
+def _flush(folder: Path) -> None:
+    """Wait until every file and name lies on the disk; safetensors leaves files that only their owner reads."""
+    for path in sorted(folder.rglob("*")):
+        path.chmod(0o755 if path.is_dir() else 0o644)
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    folder.chmod(0o755)
+    sync_folder(folder)
 
 
 def seal(path: Path) -> str:

@@ -217,12 +217,12 @@ def test_a_bad_record_is_named_by_line_and_column(place: Path, cli: Finetune, tm
     bad.write_text(f'{good}\n{{"messages": [}}\n')
     checked = cli("check", bad)
     assert checked.code == 2
-    assert f"{bad}:2:15: not valid JSON" in checked.out
+    assert f"{bad}:2:15: E104 not valid JSON" in checked.out
     trained = cli(
         "train", tmp_path, place / "model", place / "lora.yaml", "no", "--set", f"data_config.train_file={bad}"
     )
     assert trained.code == 2
-    assert f"error: {bad}:2:15: not valid JSON" in trained.err
+    assert f"error: {bad}:2:15: E104 not valid JSON" in trained.err
 
 
 def test_an_adapter_that_cannot_be_switched_off_says_so(

@@ -1,205 +1,225 @@
-"""Look through a data file before a model is touched: what it holds, what is wrong with it, what would be cut.
+"""Look through data before a model is touched: what it holds, what is wrong with it, what would be cut.
 
-One pass, without torch; what it remembers of a row are a hash, a line and two lengths.
+One pass, without torch. What is remembered of a row are two hashes and a line: 16 bytes.
 """
 
-import hashlib
 import json
-import sys
 from array import array
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from bisect import bisect_right
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from finetune.chat.messages import Conversation
+from finetune.chat.messages import ROLES, Conversation
 from finetune.chat.template import ChatTemplate
 from finetune.config.schema import Config, DataConfig
-from finetune.data.encode import encode
-from finetune.data.formats import PlainText
-from finetune.data.intake import SHOWN, Intake, wanted_format
-from finetune.data.ledger import Ledger
-from finetune.data.records import Malformed, Record
-from finetune.errors import DataError, TemplateError
+from finetune.data.check_report import CheckReport, FileReport
+from finetune.data.encode import Encoded, Encoder, Source, encode
+from finetune.data.findings import Findings
+from finetune.data.fingerprints import Fingerprints, Repetition
+from finetune.data.intake import Intake, resolve_file, wanted_format
+from finetune.data.ledger import Fate, Ledger
+from finetune.data.record import Malformed, Record
+from finetune.data.records import data_files
+from finetune.data.review import review
+from finetune.data.writing import WritingSystems
+from finetune.errors import TemplateError
 
-PERCENTILES = (50, 90, 95, 99, 100)
+_WITHOUT_LIMIT = 1 << 62
+SPLITS = ("training", "validation", "test")
+_VALIDATION = {"dev", "eval", "val", "valid", "validation"}
+_DIGITS = {role: str(number) for number, role in enumerate(ROLES)}
 
-
-@dataclass(frozen=True, slots=True)
-class CheckReport:
-    """What was found in a file.
-
-    duplicates: (place, place of the first) of rows equal as JSON. With a template also the ledger, `lengths`
-    (tokens of a conversation at PERCENTILES), `supervised` (share of all tokens that is learnt), and the limit.
-    """
-
-    path: str
-    rows: int
-    format: str
-    why: str
-    problems: tuple[Malformed, ...]
-    counts: Mapping[str, int]
-    duplicates: tuple[tuple[str, str], ...]
-    ledger: Ledger | None = None
-    lengths: Mapping[int, int] = field(default_factory=dict)
-    supervised: float = 0.0
-    limit: int = 0
-
-    @property
-    def ok(self) -> bool:
-        """Whether every row can be used as it stands."""
-        return not self.problems and self.rows > 0
-
-    def lines(self) -> list[str]:
-        """For the screen."""
-        lines = [str(problem) for problem in self.problems[:SHOWN]]
-        if len(self.problems) > SHOWN:
-            lines.append(f"… and {len(self.problems) - SHOWN:,} more records that cannot be used")
-        lines.append(f"{self.path}: {self.rows:,} rows, {len(self.problems):,} malformed")
-        lines.append(f"format: {self.format or 'unknown'}" + (f", because {self.why}" if self.why else ""))
-        lines += [f"{name}: {count:,}" for name, count in self.counts.items() if count]
-        if self.duplicates:
-            line, first = self.duplicates[0]
-            lines.append(f"duplicate rows: {len(self.duplicates):,}, the first at {line}, equal to {first}")
-        return lines + self._token_lines()
-
-    def _token_lines(self) -> list[str]:
-        if self.ledger is None:
-            return []
-        shown = ", ".join(f"{self.lengths[p]:,} ({_percentile(p)})" for p in PERCENTILES if p in self.lengths)
-        lines = [f"tokens of a conversation: {shown}; the limit is {self.limit:,}"] if shown else []
-        return [*lines, f"learnt: {self.supervised:.1%} of all tokens", *self.ledger.lines()]
-
-    def as_dict(self) -> dict[str, Any]:
-        """For --json."""
-        described: dict[str, Any] = {
-            "file": self.path,
-            "rows": self.rows,
-            "format": self.format,
-            "why": self.why,
-            "counts": dict(self.counts),
-            "problems": [problem.as_dict() for problem in self.problems],
-            "duplicates": [{"at": line, "equal_to": first} for line, first in self.duplicates],
-        }
-        if self.ledger is not None:
-            lengths = {_percentile(p): length for p, length in self.lengths.items()}
-            described |= {"ledger": self.ledger.as_dict(), "lengths": lengths}
-            described |= {"supervised_share": self.supervised, "limit": self.limit}
-        return described
+__all__ = ["CheckReport", "all_of", "check_file", "files_of"]
 
 
-def _percentile(percent: int) -> str:
-    return "longest" if percent == 100 else f"p{percent}"
+def all_of(data: str | Path) -> Config:
+    """The configuration of data that nobody configured: all that is there, and every default."""
+    return Config(data_config=DataConfig(train_file=str(data)))
 
 
 def check_file(
-    path: str | Path, template: ChatTemplate | None = None, config: Config | None = None
+    data: str | Path, template: ChatTemplate | None = None, config: Config | None = None
 ) -> CheckReport:
-    """Read all of `path` and report; without `template` no tokens are counted. `config`: format and limits.
+    """Read all of `data` and report; without `template` no tokens are counted. `config`: format and limits.
 
+    `data` is a file, a Hub id or a folder: the files in it that `config` names, or without one all data files.
     Raises DataError only where there is nothing to read; what is wrong inside stands in the report.
     """
-    config = config or Config(data_config=DataConfig(train_file=str(path)))
-    intake = Intake(Path(path), wanted_format(config.data_config))
-    survey = _Survey(template, config.data_config, config.max_input_length + config.max_output_length)
-    for record in intake.records():
-        parsed = intake.parse(record)
-        if isinstance(record, Record) and not isinstance(parsed, Malformed):
-            survey.add(record, parsed, intake)
-    return survey.report(intake)
+    settings = config or all_of(data)
+    survey = _Survey(template, settings)
+    for path, split in files_of(Path(data), settings).items():
+        survey.read(path, split)
+    return survey.report(str(data))
+
+
+def files_of(data: Path, config: Config) -> dict[Path, str]:
+    """The files to be read, and what each is for; those for training first, so that others can repeat them."""
+    if not data.is_dir():
+        return {data: "training"}
+    if config.data_config.train_file == str(data):
+        found = [(path, _split_of(path)) for path in data_files(data)]
+        return dict(sorted(found, key=lambda one: SPLITS.index(one[1])))
+    splits: dict[Path, str] = {}
+    for name, split in _named_files(config.data_config):
+        splits.setdefault(resolve_file(name, data), split)
+    return splits
+
+
+def _named_files(files: DataConfig) -> Iterator[tuple[str, str]]:
+    """Names of files, and what each is for."""
+    shares = [files.train_file] if isinstance(files.train_file, str) else [one.file for one in files.train_file]
+    yield from ((name, "training") for name in shares)
+    for name, split in ((files.val_file, "validation"), (files.test_file, "test")):
+        if name is not None:
+            yield name, split
+
+
+def _split_of(path: Path) -> str:
+    """By the words of a file's name: `dev.jsonl`, `test-2.jsonl`."""
+    words = set(path.name.lower().replace("-", ".").replace("_", ".").split("."))
+    return "validation" if words & _VALIDATION else "test" if "test" in words else "training"
 
 
 @dataclass(slots=True)
 class _Survey:
+    """A data set on its way through the check."""
+
     template: ChatTemplate | None
-    data_config: DataConfig
-    limit: int
-    counts: dict[str, int] = field(default_factory=dict)
-    hashes: "array[int]" = field(default_factory=lambda: array("Q"))
-    lines: "array[int]" = field(default_factory=lambda: array("I"))
-    sources: "array[int]" = field(default_factory=lambda: array("H"))
-    names: dict[str, int] = field(default_factory=dict)
-    lengths: "array[int]" = field(default_factory=lambda: array("i"))
-    tokens: int = 0
-    supervised: int = 0
-    ledger: Ledger = field(default_factory=Ledger)
+    config: Config
+    files: list[FileReport] = field(default_factory=list)
+    starts: list[int] = field(default_factory=list)  # the first good record of each file
+    findings: Findings = field(default_factory=Findings)
+    fingerprints: Fingerprints = field(default_factory=Fingerprints)
+    writing: WritingSystems = field(default_factory=WritingSystems)
+    unspelt: dict[int, Malformed] = field(default_factory=dict)
 
-    def add(self, record: Record, conversation: Conversation | PlainText, intake: Intake) -> None:
-        self.hashes.append(_hash(record.data))
-        self.lines.append(record.line)
-        self.sources.append(self.names.setdefault(record.source, len(self.names)))
-        for name, count in _counts(conversation).items():
-            self.counts[name] = self.counts.get(name, 0) + count
+    @property
+    def limit(self) -> int:
+        return self.config.max_input_length + self.config.max_output_length
+
+    def read(self, path: Path, split: str) -> None:
+        """Look through one file."""
+        intake = Intake(path, wanted_format(self.config.data_config))
+        report = FileReport(str(path), split, ledger=None if self.template is None else Ledger())
+        self.files.append(report)
+        self.starts.append(len(self.fingerprints))
+        looked_at = self._looked_at(intake, report)
         if self.template is None:
-            return
-        try:
-            self._measure(conversation, self.template)
-        except (TemplateError, DataError) as error:
-            intake.refuse(Malformed(record.source, record.line, 0, str(error), "E301"))
+            for _ in looked_at:
+                pass
+        else:
+            self._encode(looked_at, report, self.template)
+        report.rows = intake.rows
+        report.format, report.why = intake.format()
+        if report.ledger is not None:
+            report.ledger.rows = intake.rows
+            report.ledger.check()
 
-    def _measure(self, conversation: Conversation | PlainText, template: ChatTemplate) -> None:
-        train_on, overflow = self.data_config.train_on, self.data_config.overflow
-        is_text = isinstance(conversation, PlainText)
-        whole, fate = encode(
-            conversation, template, max_length=self.limit if is_text else sys.maxsize, train_on=train_on
+    def _looked_at(self, intake: Intake, report: FileReport) -> Iterator[tuple[tuple[Record, int], Source]]:
+        """The good records and their places among all good ones, counted and reviewed."""
+        for record in intake.records():
+            source = intake.parse(record)
+            if isinstance(source, Malformed):
+                self._refuse(source, report)
+                intake.problems.clear()  # they are counted here, and may be many
+                continue
+            assert isinstance(record, Record)
+            self._look_at(record, source, report)
+            yield (record, len(self.fingerprints) - 1), source
+
+    def _look_at(self, record: Record, source: Source, report: FileReport) -> None:
+        text = _text_of(source)
+        self.fingerprints.add(text, record.line)
+        self.writing.add(text)
+        report.count(source)
+        if isinstance(source, Conversation):
+            for remark in review(source):
+                self.findings.add(record.malformed(remark.code, remark.message, remark.path))
+
+    def _refuse(self, problem: Malformed, report: FileReport) -> None:
+        self.findings.add(problem)
+        if report.ledger is not None:
+            report.ledger.count("malformed")
+
+    def _encode(
+        self, looked_at: Iterator[tuple[tuple[Record, int], Source]], report: FileReport, template: ChatTemplate
+    ) -> None:
+        encoder = Encoder(template, _WITHOUT_LIMIT, self.config.data_config.train_on)
+        for (record, place), source, outcome in encoder.stream(looked_at):
+            if isinstance(outcome, TemplateError):
+                self.unspelt[place] = record.malformed("E301", str(outcome), outcome.at)
+                self._refuse(self.unspelt[place], report)
+            else:
+                fate = self._measure(record, source, outcome, report)
+                assert report.ledger is not None
+                report.ledger.count(fate)
+
+    def _measure(self, record: Record, source: Source, whole: Encoded, report: FileReport) -> Fate:
+        """Note the conversation's tokens, and what becomes of it under the limit."""
+        tokens, (_, fate) = report.measure(whole), whole
+        if fate == "no_answer" and isinstance(source, Conversation) and source.assistant_turns():
+            reason = "every assistant turn is marked as not to be learnt: training leaves the record out"
+            self.findings.add(record.malformed("W505", reason))
+        if tokens <= self.limit or not isinstance(source, Conversation):
+            return fate
+        overflow, train_on = self.config.data_config.overflow, self.config.data_config.train_on
+        assert self.template is not None
+        _, fate = encode(source, self.template, max_length=self.limit, train_on=train_on, overflow=overflow)
+        becomes = "it would be cut to its end" if fate == "truncated" else "it would be left out"
+        reason = (
+            f"{tokens:,} tokens, the limit is {self.limit:,} (max_input_length + max_output_length): {becomes}"
         )
-        longest = max((len(example.input_ids) for example in whole), default=0)
-        if longest > self.limit:
-            _, fate = encode(
-                conversation, template, max_length=self.limit, train_on=train_on, overflow=overflow
-            )
-        self.ledger.count(fate)
-        if whole:
-            self.lengths.append(longest)
-            self.tokens += sum(len(example.input_ids) for example in whole)
-            self.supervised += sum(int(example.loss_mask.sum()) for example in whole)
+        self.findings.add(record.malformed("E401" if overflow == "error" else "W504", reason))
+        return fate
 
-    def report(self, intake: Intake) -> CheckReport:
-        found, why = intake.format()
-        problems = tuple(intake.problems)
-        duplicates = tuple(self._duplicates())
-        report = CheckReport(str(intake.path), intake.rows, found, why, problems, self.counts, duplicates)
-        return report if self.template is None else self._with_tokens(report)
+    def report(self, name: str) -> CheckReport:
+        repeated = array("q", (found.row for found in self._repetitions() if found.exact))
+        return CheckReport(
+            path=name,
+            files=tuple(self.files),
+            findings=self.findings,
+            writing=self.writing.shares(),
+            repeated=np.array(repeated, dtype=np.int64),
+            unspelt=self.unspelt,
+            limit=self.limit,
+        )
 
-    def _with_tokens(self, report: CheckReport) -> CheckReport:
-        self.ledger.rows = report.rows
-        self.ledger.count("malformed", len(report.problems))
-        self.ledger.check()
-        lengths = np.frombuffer(self.lengths, dtype=np.int32)
-        found = np.percentile(lengths, PERCENTILES, method="inverted_cdf") if len(lengths) else ()
-        shares = {percent: int(length) for percent, length in zip(PERCENTILES, found, strict=False)}
-        learnt = self.supervised / max(1, self.tokens)
-        return replace(report, ledger=self.ledger, lengths=shares, supervised=learnt, limit=self.limit)
+    def _repetitions(self) -> Iterator[Repetition]:
+        """Rows that say what another row says, each noted as a warning; between splits it is an overlap."""
+        for found in self.fingerprints.repetitions():
+            here, there = self._file_of(found.row), self._file_of(found.first)
+            place = f"{there.path}:{self.fingerprints.lines[found.first]}"
+            if here.split != there.split:
+                code, reason = (
+                    "W503",
+                    f"this row for {here.split} says what {place} says, which is for {there.split}",
+                )
+            elif found.exact:
+                code, reason = "W501", f"says the same as {place}"
+            else:
+                code, reason = "W502", f"says the same as {place}, but for case and spacing"
+            self.findings.add(Malformed(here.path, self.fingerprints.lines[found.row], 0, reason, code))
+            if here.split == there.split:
+                yield found
 
-    def _duplicates(self) -> Iterator[tuple[str, str]]:
-        """Rows whose hash an earlier row has, each with the first such row."""
-        hashes = np.frombuffer(self.hashes, dtype=np.uint64)
-        _, first, group = np.unique(hashes, return_index=True, return_inverse=True)
-        names = list(self.names)
-        for row in np.flatnonzero(first[group] != np.arange(len(hashes))).tolist():
-            yield self._place(row, names), self._place(int(first[group[row]]), names)
-
-    def _place(self, row: int, names: Sequence[str]) -> str:
-        return f"{names[self.sources[row]]}:{self.lines[row]}"
+    def _file_of(self, row: int) -> FileReport:
+        return self.files[bisect_right(self.starts, row) - 1]
 
 
-def _hash(data: Mapping[str, Any]) -> int:
-    text = json.dumps(data, sort_keys=True, ensure_ascii=False, default=str)
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest())
-
-
-def _counts(conversation: Conversation | PlainText) -> dict[str, int]:
-    if isinstance(conversation, PlainText):
-        return {"documents": 1}
-    messages = conversation.messages
-    return {
-        "conversations": 1,
-        "assistant turns": sum(message.role == "assistant" for message in messages),
-        "turns not to be learnt": sum(not message.train for message in messages),
-        "conversations with tools": int(bool(conversation.tools)),
-        "tool calls": sum(len(message.tool_calls) for message in messages),
-        "turns with thoughts": sum(message.reasoning is not None for message in messages),
-        "images": sum(len(message.images) for message in messages),
-    }
+def _text_of(source: Source) -> str:
+    """All that a record says, with a digit for who says it: digits are no letters of any writing system."""
+    if not isinstance(source, Conversation):
+        return source.text
+    pieces = []
+    for message in source.messages:
+        pieces += [_DIGITS[message.role], message.reasoning or "", message.content]
+        pieces += [
+            f"{call.name} {json.dumps(call.arguments, sort_keys=True, default=str)}"
+            for call in message.tool_calls
+        ]
+        pieces += [image.path or str(hash(image.data)) for image in message.images]
+    pieces += [tool.name for tool in source.tools]
+    return "\x1f".join(pieces)

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import numpy as np
 
+from finetune.chat.load import load_template
 from finetune.chat.messages import Conversation
 from finetune.chat.template import ChatTemplate
-from finetune.config.schema import DataConfig, FileShare
+from finetune.config.schema import Config, DataConfig, FileShare
 from finetune.data.cache import cached
 from finetune.data.examples import Examples
 from finetune.data.formats import PlainText
@@ -18,7 +19,15 @@ from finetune.data.mixture import FileLoad, Shelf
 from finetune.data.records import Malformed
 from finetune.errors import DataError, TrainingError
 
-__all__ = ["Examples", "FileAccount", "Sample", "load_conversations", "load_examples", "resolve_file"]
+__all__ = [
+    "Examples",
+    "FileAccount",
+    "Sample",
+    "load_conversations",
+    "load_examples",
+    "resolve_file",
+    "template_under",
+]
 
 _SKIP = "correct them, or set data_config.on_bad_record: skip"
 _OVERFLOW = "raise max_input_length or max_output_length, or set data_config.overflow: drop or truncate-left"
@@ -39,6 +48,18 @@ class _Part:
     share: FileShare
     path: Path
     sha256: str
+
+
+def template_under(config: Config, model: str) -> ChatTemplate:
+    """The chat template of `model` as a configuration wants it."""
+    named = config.model.chat_template
+    return load_template(
+        model,
+        chat_template=None if named is None else Path(named),
+        trust_remote_code=config.model.trust_remote_code,
+        options=config.model.chat_template_kwargs,
+        thinking=config.data_config.thinking,
+    )
 
 
 def load_examples(

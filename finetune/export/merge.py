@@ -18,12 +18,12 @@ from finetune import log
 from finetune.chat.load import load_template
 from finetune.chat.template import ChatTemplate
 from finetune.config.schema import ModelConfig
-from finetune.disk import require_free
+from finetune.disk import refuse_existing, require_free, unpublished
 from finetune.errors import ConfigError, ModelError
 from finetune.export.card import card
 from finetune.export.prompts import proof_prompts
 from finetune.export.proof import Answers, Logits, Prompts, Proof, compare, logits_of
-from finetune.export.publish import refuse_existing, unpublished, write_model
+from finetune.export.publish import write_model
 from finetune.export.weights import merge_weights, merged_dtypes
 from finetune.folder import Source, read_run, resolve
 from finetune.model.load import DTYPES, load_base, read_model_config

@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from finetune import log, world
-from finetune.chat.load import load_template
 from finetune.chat.template import ChatTemplate
 from finetune.config.schema import Config
-from finetune.data.dataset import Examples, Sample, load_conversations, load_examples
+from finetune.data.dataset import Examples, Sample, load_conversations, load_examples, template_under
 from finetune.data.plan import Plan
 from finetune.manifest import read_manifest
 from finetune.train.continued import check_adapter
@@ -104,14 +103,7 @@ def prepare(config: Config, data_dir: Path, model: str) -> Prepared:
     """Load the template, encode the data and say what became of every record."""
     if config.model.adapter is not None:
         check_adapter(Path(config.model.adapter), model)
-    chat_template = None if config.model.chat_template is None else Path(config.model.chat_template)
-    template = load_template(
-        model,
-        chat_template=chat_template,
-        trust_remote_code=config.model.trust_remote_code,
-        options=config.model.chat_template_kwargs,
-        thinking=config.data_config.thinking,
-    )
+    template = template_under(config, model)
     files, scored = config.data_config, config.training_args.evaluation
     evaluates = scored.eval_strategy != "no" or scored.eval_on_start
     validation_file = files.val_file if evaluates else None

@@ -1,0 +1,187 @@
+"""What `finetune check` found, of each file and of all together."""
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from finetune.chat.messages import Conversation
+from finetune.data.encode import Encoded, Source
+from finetune.data.findings import Findings
+from finetune.data.ledger import Ledger
+from finetune.data.record import Malformed
+
+PERCENTILES = (50, 90, 95, 99, 100)
+
+
+@dataclass(slots=True)
+class FileReport:
+    """What one file holds.
+
+    split: train, validation or test. With a template also: the ledger; `lengths`, how many conversations have
+    how many tokens; `learnt`, the tokens of them that a model would learn to write.
+    """
+
+    path: str
+    split: str
+    rows: int = 0
+    format: str = ""
+    why: str = ""
+    counts: Counter[str] = field(default_factory=Counter)
+    ledger: Ledger | None = None
+    lengths: Counter[int] = field(default_factory=Counter)
+    learnt: int = 0
+    tokens: int = 0
+
+    def count(self, source: Source) -> None:
+        """Add what a good record holds."""
+        if not isinstance(source, Conversation):
+            self.counts["documents"] += 1
+            return
+        counts, messages = self.counts, source.messages
+        counts["conversations"] += 1
+        for message in messages:
+            if message.role == "assistant":
+                counts["assistant turns"] += 1
+                counts["tool calls"] += len(message.tool_calls)
+                counts["turns with thoughts"] += message.reasoning is not None
+                counts["turns not to be learnt"] += not message.train
+            counts["images"] += len(message.images)
+        counts["conversations with tools"] += bool(source.tools)
+
+    def measure(self, whole: Encoded) -> int:
+        """Add the tokens of a conversation that was encoded whole; returns those of its longest example."""
+        examples, _ = whole
+        longest = max((len(example.input_ids) for example in examples), default=0)
+        if examples:
+            self.lengths[longest] += 1
+            self.tokens += sum(len(example.input_ids) for example in examples)
+            self.learnt += sum(int(example.loss_mask.sum()) for example in examples)
+        return longest
+
+    def lines(self) -> list[str]:
+        """For the screen."""
+        lines = [f"{self.path}: {self.rows:,} rows for {self.split}"]
+        lines.append(f"  format: {self.format or 'unknown'}" + (f", because {self.why}" if self.why else ""))
+        if held := [f"{name}: {count:,}" for name, count in self.counts.items() if count]:
+            lines.append(f"  {', '.join(held)}")
+        if self.ledger is not None:
+            lines += [f"  {line}" for line in self.ledger.lines()]
+        return lines
+
+    def as_dict(self) -> dict[str, Any]:
+        """For --json."""
+        described: dict[str, Any] = {"file": self.path, "split": self.split, "rows": self.rows}
+        described |= {"format": self.format, "why": self.why, "counts": dict(self.counts)}
+        return described if self.ledger is None else described | {"ledger": self.ledger.as_dict()}
+
+
+def percentiles(lengths: Counter[int]) -> dict[int, int]:
+    """Tokens that so many percent of the conversations do not exceed, at PERCENTILES; 100: the longest."""
+    if not lengths:
+        return {}
+    tokens = np.array(sorted(lengths))
+    reached = np.cumsum([lengths[length] for length in tokens.tolist()])
+    places = np.searchsorted(reached, np.ceil(np.array(PERCENTILES) / 100 * reached[-1]))
+    return dict(zip(PERCENTILES, tokens[places].tolist(), strict=True))
+
+
+@dataclass(frozen=True, slots=True)
+class CheckReport:
+    """What was found. Lengths, shares and ledgers are there with a template only.
+
+    writing: the share of each writing system in all letters. repeated, unspelt: good records that `fix` leaves
+    out, by their place among all good ones: exact repetitions, and those that the template cannot write.
+    """
+
+    path: str
+    files: tuple[FileReport, ...]
+    findings: Findings
+    writing: dict[str, float]
+    repeated: NDArray[np.int64]
+    unspelt: Mapping[int, Malformed]
+    limit: int
+
+    @property
+    def rows(self) -> int:
+        return sum(file.rows for file in self.files)
+
+    @property
+    def ok(self) -> bool:
+        """Whether every row can be used as it stands."""
+        return not self.findings.errors and self.rows > 0
+
+    @property
+    def problems(self) -> list[Malformed]:
+        """The first records that cannot be used, of each kind of mistake."""
+        return [
+            one for code in self.findings.codes() if code.startswith("E") for one in self.findings.kept[code]
+        ]
+
+    @property
+    def format(self) -> str:
+        return ", ".join(dict.fromkeys(file.format for file in self.files if file.format))
+
+    @property
+    def why(self) -> str:
+        return "; ".join(dict.fromkeys(file.why for file in self.files if file.why))
+
+    @property
+    def counts(self) -> Counter[str]:
+        """What all files hold."""
+        return sum((file.counts for file in self.files), Counter[str]())
+
+    @property
+    def lengths(self) -> dict[int, int]:
+        """Percent -> tokens of a conversation that so many percent do not exceed, over all files."""
+        return percentiles(sum((file.lengths for file in self.files), Counter[int]()))
+
+    @property
+    def supervised(self) -> float:
+        """The share of all tokens that a model would learn to write."""
+        return sum(file.learnt for file in self.files) / max(1, sum(file.tokens for file in self.files))
+
+    def lines(self) -> list[str]:
+        """For the screen: what to look at first, what is there, and the sum."""
+        lines = [*self.findings.lines(), *(line for file in self.files for line in file.lines())]
+        if self.writing:
+            shares = ", ".join(f"{share:.1%} {name}" for name, share in self.writing.items())
+            lines.append(f"letters: {shares}")
+        return [*lines, *self._token_lines(), self._verdict()]
+
+    def _token_lines(self) -> list[str]:
+        if not self.lengths:
+            return []
+        shown = ", ".join(f"{tokens:,} ({_percentile(p)})" for p, tokens in self.lengths.items())
+        return [
+            f"tokens of a conversation: {shown}; the limit is {self.limit:,}",
+            f"learnt: {self.supervised:.1%} of all tokens",
+        ]
+
+    def _verdict(self) -> str:
+        found = f"{self.findings.errors:,} mistakes, {self.findings.warnings:,} warnings in {self.rows:,} rows"
+        codes = " ".join(self.findings.codes()[:4])
+        return f"{found}; `finetune docs {codes}` says more" if codes else found
+
+    def as_dict(self) -> dict[str, Any]:
+        """For --json."""
+        described: dict[str, Any] = {
+            "data": self.path,
+            "rows": self.rows,
+            "errors": self.findings.errors,
+            "warnings": self.findings.warnings,
+            "findings": self.findings.as_dict(),
+            "files": [file.as_dict() for file in self.files],
+            "writing": self.writing,
+        }
+        if self.lengths:
+            lengths = {_percentile(percent): tokens for percent, tokens in self.lengths.items()}
+            described |= {"lengths": lengths, "supervised_share": self.supervised, "limit": self.limit}
+        return described
+
+
+def _percentile(percent: int) -> str:
+    return "longest" if percent == 100 else f"p{percent}"
