@@ -9,10 +9,18 @@ from typing import Any
 from finetune.config.draft import Draft, KeyPath
 from finetune.config.names import closest
 
-_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+DATA_SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet", ".txt")
+PACKED_SUFFIXES = (".gz", ".zst")
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(:[\w.\[\]%-]+)?")
 _HERE = Path(__file__).parent
 SHIPPED = (_HERE.parents[1] / "configs", _HERE.parent / "configs")
 """Where configs/ lies: in a checkout beside the package, in a wheel inside it."""
+
+
+def is_hub_id(name: str) -> bool:
+    """Whether `name` can only mean a data set on the Hub: `owner/name`, no file, and no data file's ending."""
+    is_file = name.lower().endswith((*DATA_SUFFIXES, *PACKED_SUFFIXES)) or Path(name).exists()
+    return not is_file and _HUB_ID.fullmatch(name) is not None
 
 
 def find_shipped(name: str) -> Path | None:
@@ -111,7 +119,7 @@ def _check_data_file(draft: Draft, path: KeyPath, data_dir: Path) -> None:
     name = draft.get(path)
     if not isinstance(name, str) or (data_dir / name).exists() or Path(name).expanduser().exists():
         return
-    if _HUB_ID.fullmatch(name) and Path(name).suffix not in (".jsonl", ".json", ".parquet"):
+    if is_hub_id(name):
         return
     if not data_dir.is_dir():
         draft.refuse(path, f"no file {name} here, and no folder {data_dir}", value=True)

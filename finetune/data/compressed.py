@@ -7,9 +7,8 @@ from io import BufferedReader, RawIOBase
 from pathlib import Path
 from typing import IO, Any, cast
 
+from finetune.config.files import PACKED_SUFFIXES
 from finetune.errors import DataError, MissingLibraryError
-
-PACKED = (".gz", ".zst")
 
 
 class DamagedError(Exception):
@@ -22,7 +21,7 @@ DAMAGE = (EOFError, gzip.BadGzipFile, zlib.error, DamagedError)
 
 def without_packing(path: Path) -> Path:
     """`path` without the ending that says how it is packed."""
-    return path.with_suffix("") if path.suffix in PACKED else path
+    return path.with_suffix("") if path.suffix in PACKED_SUFFIXES else path
 
 
 def open_file(path: Path) -> BufferedReader:

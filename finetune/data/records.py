@@ -3,23 +3,21 @@
 Reading goes on after a mistake: what cannot be read comes out as Malformed, in its place.
 """
 
-import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from finetune.data.compressed import DAMAGE, PACKED, open_file, without_packing
+from finetune.config.files import DATA_SUFFIXES, PACKED_SUFFIXES, is_hub_id
+from finetune.data.compressed import DAMAGE, open_file, without_packing
 from finetune.data.json_files import BOM, not_utf8, other_encoding, read_json
 from finetune.data.json_paths import line_and_column
 from finetune.data.record import Malformed, Record
 from finetune.data.tables import read_csv, read_hub, read_parquet
 from finetune.errors import DataError
 
-__all__ = ["SUFFIXES", "Malformed", "Record", "data_files", "is_hub_id", "read_records"]
+__all__ = ["Malformed", "Record", "data_files", "is_hub_id", "read_records"]
 
-SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet", ".txt")
 _LINES = (".jsonl", ".ndjson")
 _SEPARATORS = {".csv": ",", ".tsv": "\t"}
-_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(:[\w.\[\]%-]+)?")
 
 
 def read_records(path: str | Path) -> Iterator[Record | Malformed]:
@@ -36,18 +34,12 @@ def read_records(path: str | Path) -> Iterator[Record | Malformed]:
     raise DataError(f"{path}: no such file or folder")
 
 
-def is_hub_id(name: str) -> bool:
-    """Whether `name` can only mean a data set on the Hub: `owner/name`, no file, and no file's ending."""
-    is_file = name.lower().endswith((*SUFFIXES, *PACKED)) or Path(name).exists()
-    return not is_file and _HUB_ID.fullmatch(name) is not None
-
-
 def data_files(folder: Path) -> list[Path]:
     """The data files directly in `folder`, by name. Raises DataError if there is none."""
     visible = (path for path in folder.iterdir() if not path.name.startswith("."))
-    files = sorted(path for path in visible if path.is_file() and _kind(path) in SUFFIXES)
+    files = sorted(path for path in visible if path.is_file() and _kind(path) in DATA_SUFFIXES)
     if not files:
-        raise DataError(f"{folder}: no data file in this folder; expected {', '.join(SUFFIXES)}")
+        raise DataError(f"{folder}: no data file in this folder; expected {', '.join(DATA_SUFFIXES)}")
     return files
 
 
@@ -57,11 +49,11 @@ def _kind(path: Path) -> str:
 
 def _read_file(path: Path) -> Iterator[Record | Malformed]:
     kind = _kind(path)
-    if kind not in SUFFIXES:
-        raise DataError(f"{path}: files ending in {kind!r} are not read; expected {', '.join(SUFFIXES)}")
+    if kind not in DATA_SUFFIXES:
+        raise DataError(f"{path}: files ending in {kind!r} are not read; expected {', '.join(DATA_SUFFIXES)}")
     if kind == ".parquet":
         return read_parquet(path)
-    if path.suffix in PACKED:
+    if path.suffix in PACKED_SUFFIXES:
         return _until_damaged(path, _read_opened(path, kind))
     return _read_opened(path, kind)
 
