@@ -73,13 +73,16 @@ class _Sandbox(ImmutableSandboxedEnvironment):
     intercepted_binops = frozenset(["*", "**"])
 
     def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
-        size = len(left) if isinstance(left, str | list | tuple) else 1
-        times = len(right) if isinstance(right, str | list | tuple) else right
-        if operator == "**" and int(abs(left)).bit_length() * abs(times) > _MOST_BITS:
+        if operator == "**" and int(abs(left)).bit_length() * abs(right) > _MOST_BITS:
             raise jinja2.TemplateError("it raises a number to too high a power")
-        if operator == "*" and size * (times if size > 1 else 1) > _LONGEST:
+        if operator == "*" and max(_repeated(left, right), _repeated(right, left)) > _LONGEST:
             raise jinja2.TemplateError("it repeats a text or list without end")
         return super().call_binop(context, operator, left, right)
+
+
+def _repeated(what: Any, times: Any) -> int:
+    """How long `what` is when repeated; 0 where it is a number."""
+    return len(what) * times if isinstance(what, str | list | tuple) and isinstance(times, int) else 0
 
 
 class _Counter:
@@ -100,6 +103,7 @@ def _environment() -> ImmutableSandboxedEnvironment:
     environment = _Sandbox(trim_blocks=True, lstrip_blocks=True, extensions=[_GenerationTag, loopcontrols])
     environment.filters["tojson"] = _tojson
     environment.globals |= {"raise_exception": _raise_exception, "strftime_now": _strftime_now}
+    del environment.globals["lipsum"]  # it writes as much filler as it is asked for
     return environment
 
 

@@ -5,6 +5,7 @@ from difflib import unified_diff
 import pytest
 
 from tests.chat.conftest import make_family
+from tests.golden import table
 from tests.golden.pages import HERE, SHOWN, page
 
 
@@ -19,3 +20,7 @@ def test_every_data_example_is_rendered_as_its_golden_page_says(name: str) -> No
 
 def test_there_is_a_page_for_every_family_and_none_besides() -> None:
     assert sorted(path.stem for path in HERE.glob("*.txt")) == SHOWN
+
+
+def test_the_table_of_families_is_what_they_do_today() -> None:
+    assert table.PAGE.read_text(encoding="utf-8") == table.page(), "run: python -m tests.golden"

@@ -1,0 +1,156 @@
+"""Templates as one finds them, and as an adversary would write them: rendered exactly, or refused by name."""
+
+import time
+
+import pytest
+
+from finetune.chat.messages import Conversation, Message, Tool, ToolCall
+from finetune.chat.template import ChatTemplate
+from finetune.errors import TemplateError
+
+ASKED = Message("user", "q")
+TALK = Conversation((ASKED, Message("assistant", " a\n"), ASKED, Message("assistant", "b")))
+CHATML = "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n' }}{% endfor %}"
+PROMPT = "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+
+
+@pytest.fixture
+def made(family):
+    def make(source: str, name: str = "chatml") -> ChatTemplate:
+        return ChatTemplate(family(name).tokenizer, source, name="odd.jinja")
+
+    return make
+
+
+def shown(template: ChatTemplate, conversation: Conversation = TALK) -> str:
+    return "|".join(template.marked(one) for one in template.render(conversation))
+
+
+ODD = {
+    "one line, nothing between the turns": (
+        "{% for m in messages %}[{{ m.role }}]{{ m.content }}<|im_end|>{% endfor %}"
+        "{% if add_generation_prompt %}[assistant]{% endif %}",
+        "[user]q<|im_end|>[assistant]⟦ a\n<|im_end|>⟧[user]q<|im_end|>[assistant]⟦b<|im_end|>⟧",
+    ),
+    "no generation prompt: the model writes the header too": (
+        CHATML,
+        "<|im_start|>user\nq<|im_end|>\n⟦<|im_start|>assistant\n a\n<|im_end|>⟧\n"
+        "<|im_start|>user\nq<|im_end|>\n⟦<|im_start|>assistant\nb<|im_end|>⟧",
+    ),
+    "its start of text twice": (
+        "<|endoftext|><|endoftext|>" + CHATML + PROMPT,
+        "<|endoftext|><|endoftext|><|im_start|>user\nq<|im_end|>\n<|im_start|>assistant\n⟦ a\n<|im_end|>⟧\n"
+        "<|im_start|>user\nq<|im_end|>\n<|im_start|>assistant\n⟦b<|im_end|>⟧",
+    ),
+    "content stripped": (
+        CHATML.replace("m.content", "m.content.strip()") + PROMPT,
+        "<|im_start|>user\nq<|im_end|>\n<|im_start|>assistant\n⟦a<|im_end|>⟧\n<|im_start|>user\nq<|im_end|>\n"
+        "<|im_start|>assistant\n⟦b<|im_end|>⟧",
+    ),
+    "generation tags": (
+        "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' }}"
+        "{% generation %}{{ m.content + '<|im_end|>' }}{% endgeneration %}{% endfor %}" + PROMPT,
+        "<|im_start|>user\nq<|im_end|><|im_start|>assistant\n⟦ a\n<|im_end|>⟧<|im_start|>user\nq<|im_end|>"
+        "<|im_start|>assistant\n⟦b<|im_end|>⟧",
+    ),
+    "a date": (
+        "{{ strftime_now('%Y') }}" + CHATML + PROMPT,
+        "2024<|im_start|>user\nq<|im_end|>\n<|im_start|>assistant\n⟦ a\n<|im_end|>⟧\n"
+        "<|im_start|>user\nq<|im_end|>\n<|im_start|>assistant\n⟦b<|im_end|>⟧",
+    ),
+    "the last turn alone, numbered": (
+        "{{ messages | length }}{% for m in messages[-1:] %}{{ m.content + '<|im_end|>' }}{% endfor %}"
+        "{% if add_generation_prompt %}>{% endif %}",
+        None,
+    ),
+    "another header in the prompt than in the history": (
+        CHATML + "{% if add_generation_prompt %}{{ '<|im_start|>model\n' }}{% endif %}",
+        None,
+    ),
+    "an end that only the last turn has": (
+        "{% for m in messages %}<{{ m.role }}>{{ m.content }}"
+        "{% if loop.last and m.role == 'assistant' %}<|im_end|>{% endif %}{% endfor %}"
+        "{% if add_generation_prompt %}<assistant>{% endif %}",
+        "<user>q<assistant>⟦ a\n<|im_end|>⟧|<user>q<assistant> a\n<user>q<assistant>⟦b<|im_end|>⟧",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ODD)
+def test_an_odd_template_is_trained_exactly_or_refused(made, kind):
+    source, expected = ODD[kind]
+    if expected:
+        assert shown(made(source)) == expected
+    else:
+        with pytest.raises(TemplateError, match="not print this turn as a continuation of its own"):
+            made(source).render(TALK)
+
+
+@pytest.mark.parametrize(
+    ("source", "reason"),
+    [
+        ("{{ bos_token + '' }}" + CHATML, "'bos_token' is undefined"),
+        ("{% for m in messages if m.role == 'user' %}{{ m.content }}{% endfor %}", "not print the assistant"),
+        ("{{ raise_exception('closed') }}", "closed"),
+        ("{% for m in messages %}{{ m.content }}{% endfor %}{{ 1 / 0 }}", "division by zero"),
+        ("{{ ''.__class__.__mro__[1].__subclasses__() }}", "unsafe"),
+        ("{{ raise_exception.__globals__.os }}", "unsafe"),
+        ("{{ range.__class__.__init__.__globals__ }}", "unsafe"),
+        ("{{ cycler.__init__.__globals__.os.system('true') }}", "unsafe"),
+        ("{{ self.__init__.__globals__ }}", "unsafe"),
+        ("{{ ('x' | attr('__class__')) }}{{ ('x' | attr('__class__')).__mro__ }}", "undefined|unsafe"),
+        ("{% set _ = messages.clear() %}", "unsafe"),
+        ("{% include '/etc/passwd' %}", "no loader"),
+        ("{% import 'os' as os %}", "no loader"),
+        ("{{ lipsum(n=10000000) }}", "'lipsum' is undefined"),
+        ("{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}", "recursion"),
+        ("{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}", "counts beyond"),
+        ("{% for a in range(99999) %}{{ 'x' * 9999 }}{% endfor %}", "prints without end"),
+        ("{{ 'x' * 10 ** 12 }}", "repeats a text or list without end"),
+        ("{{ 10 ** 12 * [1] }}", "repeats a text or list without end"),
+        ("{{ 10 ** 100000 }}", "too high a power"),
+    ],
+)  # fmt: skip
+def test_a_template_that_fails_or_reaches_out_is_refused_in_time(made, source, reason):
+    started = time.process_time()
+    with pytest.raises(TemplateError, match=rf"odd\.jinja.*(?:{reason})"):
+        made(source)
+    assert time.process_time() - started < 10
+
+
+def test_a_template_that_refuses_tools_is_one_without_tools(made):
+    template = made("{% if tools %}{{ raise_exception('no tools') }}{% endif %}" + CHATML + PROMPT)
+    with pytest.raises(TemplateError, match="does not print tools"):
+        template.render(Conversation(TALK.messages, (Tool("f"),)))
+
+
+def test_a_template_that_refuses_calls_is_one_without_calls(made):
+    template = made(
+        "{% for m in messages if m.tool_calls %}{{ raise_exception('no') }}{% endfor %}" + CHATML + PROMPT
+    )
+    calling = Conversation((ASKED, Message("assistant", "", (ToolCall("f", {}),))))
+    with pytest.raises(TemplateError, match="message 2: the chat template does not print tool calls"):
+        template.render(calling)
+
+
+def test_a_system_text_in_the_middle_is_refused_in_the_templates_words(made):
+    template = made(
+        "{% for m in messages %}{% if m.role == 'system' and not loop.first %}"
+        "{{ raise_exception('System message must be at the beginning') }}{% endif %}{% endfor %}"
+        + CHATML
+        + PROMPT
+    )
+    late = Conversation((ASKED, Message("system", "s"), Message("assistant", "a")))
+    with pytest.raises(TemplateError, match=r"odd\.jinja: .*System message must be at the beginning"):
+        template.render(late)
+
+
+def test_a_tokenizer_and_a_template_without_any_stop_are_refused(family):
+    from tokenizers import Tokenizer, models
+    from transformers import PreTrainedTokenizerFast
+
+    bare = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.BPE({"a": 0}, [])))
+    with pytest.raises(
+        TemplateError, match=r"ends an assistant's turn with no control token, .* set eos_token"
+    ):
+        ChatTemplate(bare, "{% for m in messages %}{{ m.content }}{% endfor %}")
