@@ -22,7 +22,10 @@ class UnusableSchemaError(ValueError):
 def check_schema(schema: Mapping[str, Any]) -> None:
     """Raises UnusableSchemaError if `schema` is no JSON Schema. None at all fits everything."""
     if schema:
-        _usable(json.dumps(schema))
+        try:
+            _usable(json.dumps(schema))
+        except RecursionError:
+            raise UnusableSchemaError("it is nested too deeply") from None
 
 
 def misfits(schema: Mapping[str, Any], arguments: Mapping[str, Any]) -> list[str]:

@@ -18,6 +18,10 @@ _NUMBER = re.compile(r"-?\d+(\.\d+)?([eE][-+]?\d+)?")
 _AFTER_KEY = re.compile(r"[ \t\r\n]*:")
 
 
+DEEPEST = 100
+"""Levels of a value. No data has more, and what handles it later (templates, schemas) breaks on a thousand."""
+
+
 class NotJSONError(ValueError):
     """What is wrong with a text as JSON, and the offset in characters where."""
 
@@ -71,10 +75,23 @@ def decode_at(text: str, start: int) -> tuple[Any, int]:
         raise NotJSONError("E111", "nested too deeply", start) from None
     except ValueError:
         raise NotJSONError("E109", "a number of more than 4,300 digits", start) from None
+    if _is_too_deep(value, text.count("{", start, end) + text.count("[", start, end)):
+        raise NotJSONError("E111", f"nested more than {DEEPEST} levels deep", start)
     if _may_hold_half_pair(text, start, end):
         for offence in _offences(text, start, end):
             raise offence
     return value, end
+
+
+def _is_too_deep(value: Any, brackets: int) -> bool:
+    """Whether containers lie more than DEEPEST levels inside one another; `brackets`: how many there may be."""
+    if brackets <= DEEPEST:
+        return False
+    level = [value]
+    for _ in range(DEEPEST):
+        inner = (item.values() if isinstance(item, dict) else item for item in level if item)
+        level = [child for children in inner for child in children if isinstance(child, dict | list)]
+    return bool(level)
 
 
 def _may_hold_half_pair(text: str, start: int, end: int) -> bool:

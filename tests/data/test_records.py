@@ -74,6 +74,7 @@ MALFORMED_LINES = {
     '{"a": "\\x"}': (8, "not valid JSON"),
     '{"a": "x\0"}': (9, "a NUL byte"),
     "[" * 100_000: (1, "nested too deeply"),
+    '{"a": ' + "[" * 100 + "]" * 100 + "}": (1, "nested more than 100 levels deep"),
     '{"a": ' + "9" * 5000 + "}": (1, "a number of more than 4,300 digits"),
 }
 
