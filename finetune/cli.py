@@ -269,7 +269,9 @@ def explain(
 
 @app.command()
 def docs(
-    code: Annotated[str | None, typer.Argument(metavar="CODE", help="As a message names it: E207.")] = None,
+    codes: Annotated[
+        list[str] | None, typer.Argument(metavar="CODE", help="As a message names it: E207.")
+    ] = None,
 ) -> None:
     """Say what the CODE of a mistake in data means and how to mend it; without CODE list them all.
 
@@ -277,7 +279,7 @@ def docs(
     """
     from finetune.data import problems
 
-    print("\n".join(problems.titles()) if code is None else problems.page(code))
+    print("\n\n".join(map(problems.page, codes)) if codes else "\n".join(problems.titles()))
 
 
 @app.command()

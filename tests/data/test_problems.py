@@ -69,6 +69,7 @@ def test_nearly_every_page_has_an_example_that_is_run():
 def test_docs_prints_a_page_and_lists_the_titles():
     page = CliRunner().invoke(app, ["docs", "e207"])
     assert page.exit_code == 0 and page.output.startswith("E207 a tool result without a call\n")
+    assert "\n\nW524 arguments" in CliRunner().invoke(app, ["docs", "E207", "W524"]).output
     assert CliRunner().invoke(app, ["docs"]).output.splitlines()[0] == "E101 bytes that are not UTF-8"
 
 
