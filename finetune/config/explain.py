@@ -9,7 +9,7 @@ from finetune.config.arguments import OWNERS
 from finetune.config.examples import example_lines
 from finetune.config.keys import PLACES, Key, every_key
 from finetune.config.legacy import RENAMED
-from finetune.config.names import closest, closest_of_theirs, spelt
+from finetune.config.names import closest, closest_of_theirs, snake_case, spelt
 from finetune.config.tuning import TUNINGS
 from finetune.errors import ConfigError, some_of
 
@@ -39,7 +39,7 @@ def explain(name: str) -> list[str]:
     for said in (_ours(asked), _theirs(asked)):
         if said:
             return said
-    folded = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", asked).replace("-", "_").lower()
+    folded = snake_case(asked)
     if folded != asked:
         return explain(folded)
     raise ConfigError(_unknown(asked))

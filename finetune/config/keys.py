@@ -138,7 +138,7 @@ def spell(shape: Mapping[str, Any]) -> str:
     if "anyOf" in shape or "oneOf" in shape:
         ways = dict.fromkeys(spell(one) for one in shape.get("anyOf") or shape["oneOf"])
         lists = {f"list of {way}": "a list of these" for way in ways}
-        return " or ".join(lists.get(way, way) for way in ways)
+        return " or ".join(dict.fromkeys(lists.get(way, way) for way in ways))
     if "enum" in shape or "const" in shape:
         return ", ".join(f"`{in_yaml(choice)}`" for choice in shape.get("enum") or [shape["const"]])
     match shape.get("type"):

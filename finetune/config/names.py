@@ -54,7 +54,7 @@ def _known(draft: Draft, level: str, key: str) -> str | None:
 
 def _other_case(draft: Draft, level: str, key: str) -> str | None:
     """For `loraRank` and `lora-rank`."""
-    snake = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", key).replace("-", "_").lower()
+    snake = snake_case(key)
     if snake == key:
         return None
     if snake in _legal(draft, level):
@@ -62,6 +62,12 @@ def _other_case(draft: Draft, level: str, key: str) -> str | None:
     if snake not in other_tools.ELSEWHERE and (homes := _homes(level, snake)):
         return f"unknown key; did you mean {_at(homes[0], snake)}?"
     return _known(draft, level, snake)
+
+
+def snake_case(name: str) -> str:
+    """`lora_rank` for loraRank, LoraRank and lora-rank."""
+    words = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name)
+    return words.replace("-", "_").lower()
 
 
 def _typo(draft: Draft, level: str, key: str) -> str:

@@ -59,8 +59,12 @@ class Saving(Section):
 
 
 def _tracker_names(value: Any) -> Any:
-    names = [value] if isinstance(value, str) or value is None else value
-    return [] if names in (["none"], [None]) else names
+    if value is None or value in ("none", ["none"]):
+        return []
+    return [value] if isinstance(value, str) else value
+
+
+_TrackersAsWritten = Tracker | Literal["none"] | list[Tracker] | list[Literal["none"]] | None
 
 
 class Logging(Section):
@@ -78,9 +82,7 @@ class Logging(Section):
     report_to: Annotated[
         tuple[Tracker, ...],
         Field(strict=False),
-        BeforeValidator(
-            _tracker_names, json_schema_input_type=Tracker | Literal["none"] | list[Tracker] | None
-        ),
+        BeforeValidator(_tracker_names, json_schema_input_type=_TrackersAsWritten),
     ] = ()
     """Trackers that also receive what is logged: a name, a list, `none`, or `all` that are installed."""
 
