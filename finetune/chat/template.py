@@ -122,6 +122,10 @@ class ChatTemplate:
         script = self._script(conversation)
         return self._controls.reveal(script.text(len(script.messages), prompt=True))
 
+    def settled(self, conversation: Conversation) -> Conversation:
+        """The conversation as it is rendered: thoughts in a field of their own, or left out as `thinking` wants."""
+        return settle_thoughts(conversation, self.dialect, self.thinking)
+
     def parse(self, ids: Sequence[int]) -> Message:
         """The assistant's message that a model wrote: the inverse of a trained turn. Never raises.
 
@@ -151,8 +155,7 @@ class ChatTemplate:
 
     def _script(self, conversation: Conversation) -> Script:
         self._tell_of_systems(conversation)
-        settled = settle_thoughts(conversation, self.dialect, self.thinking)
-        return Script(settled, self._jinja, self.dialect, self._controls)
+        return Script(self.settled(conversation), self._jinja, self.dialect, self._controls)
 
     def _tell_of_systems(self, conversation: Conversation) -> None:
         """Say once that a system text has moved."""

@@ -44,6 +44,8 @@ def evaluate_file(
         quantization=quantization,
         trust_remote_code=trust_remote_code,
         chat_template=_given_template(config, settings),
+        options=settings.model.chat_template_kwargs if config is not None else None,
+        thinking=settings.data_config.thinking,
     )
     report = evaluate_under(
         settings, engine, samples, batch_size=batch_size, predictions_path=place / PREDICTIONS_FILE

@@ -144,12 +144,12 @@ def _question(
     template: ChatTemplate, sample: Sample, turn: int, max_input_length: int | None
 ) -> Question | str:
     """The question, or why there is none."""
-    reference = sample.conversation.messages[turn]
     if turn == 0:
         return "opens its conversation"
-    if not reference.tool_calls and not reference.content.strip():
-        return "empty reference"
     try:
+        reference = template.settled(sample.conversation).messages[turn]  # as `parse` gives an answer
+        if not reference.tool_calls and not reference.content.strip():
+            return "empty reference"
         prompt = _proved_prompt(template, sample.conversation, turn)
     except TemplateError as error:
         raise TemplateError(f"{sample.origin}: message {turn + 1}: {error}") from error

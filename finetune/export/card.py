@@ -81,7 +81,8 @@ def _data_lines(run: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _setting_lines(run: Mapping[str, Any]) -> Iterator[str]:
-    settings = (run.get("config") or {}).get("training_args") or {}
+    config = run.get("config") or {}
+    settings = config.get("training_args") or {}
     names = ("learning_rate", "lr_scheduler_type", "num_train_epochs", "max_steps", "seed")
     shown = [f"{name} {settings[name]}" for name in names if settings.get(name) is not None]
     if shown:
@@ -89,6 +90,9 @@ def _setting_lines(run: Mapping[str, Any]) -> Iterator[str]:
     plan = run.get("plan") or {}
     if plan.get("conversations_per_step"):
         yield f"{plan['conversations_per_step']} conversations per step, {plan.get('steps')} steps"
+    if options := (config.get("model_config") or {}).get("chat_template_kwargs"):
+        spelt = ", ".join(f"{key} {json.dumps(value, ensure_ascii=False)}" for key, value in options.items())
+        yield f"chat_template.jinja has {spelt} unless a request says otherwise"
 
 
 def _score_lines(run: Mapping[str, Any]) -> Iterator[str]:

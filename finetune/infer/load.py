@@ -1,11 +1,14 @@
 """What a person names on the command line to an engine that answers."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from finetune import folder, log
 from finetune.chat.load import load_template
+from finetune.chat.thoughts import Thinking
 from finetune.config.schema import ModelConfig
 from finetune.infer.hf import HFEngine
 from finetune.model.load import load_base
@@ -18,8 +21,12 @@ def load_engine(
     quantization: str | None = None,
     trust_remote_code: bool = False,
     chat_template: Path | None = None,
+    options: Mapping[str, Any] | None = None,
+    thinking: Thinking = "train",
 ) -> HFEngine:
     """Load a model, adapter, checkpoint or run with the template it was taught with; says which it took.
+
+    `options`, `thinking`: as for ChatTemplate; what a run was taught with is in its template already.
 
     The base keeps the dtype it is stored in, or becomes `nf4` or `int8`; it goes to the GPU if there is one.
     Raises ModelError, TemplateError, UntrustedContentError, or MissingLibraryError without bitsandbytes.
@@ -27,7 +34,13 @@ def load_engine(
     source = folder.resolve(model_or_run)
     log.info(f"model: {source.note}")
     # Before the weights, because it fails in a second where they take minutes.
-    template = load_template(source.template, chat_template=chat_template, trust_remote_code=trust_remote_code)
+    template = load_template(
+        source.template,
+        chat_template=chat_template,
+        trust_remote_code=trust_remote_code,
+        options=options,
+        thinking=thinking,
+    )
     config = ModelConfig.model_validate({"quantization": quantization, "trust_remote_code": trust_remote_code})
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     base = load_base(source.model, config, device=device)

@@ -66,6 +66,13 @@ def test_thoughts_of_the_field_are_not_looked_for_in_the_text(family):
     assert trained(family("glm4.5"), conversation) == ["\n<think>t</think>\n\\<think>x\\</think>a<|user|>"]
 
 
+def test_a_reference_is_settled_as_an_answer_is_parsed(family):
+    conversation = said("<think>t</think>a")
+    assert family("glm4.5").settled(conversation) == said("a", reasoning="t")
+    assert variant(family("glm4.5"), thinking="drop").settled(conversation) == said("a")
+    assert family("chatml").settled(conversation) == conversation
+
+
 # ---------------------------------------------------------------- left out
 
 

@@ -33,6 +33,19 @@ def test_an_evaluation_writes_predictions_and_scores(taught: Path, data: Path) -
     assert scores["perplexity"] < 1.1
 
 
+def test_a_yaml_that_drops_thoughts_drops_them_from_the_references(taught: Path, data: Path) -> None:
+    """GLM-4's template has no words for thoughts: with them the file could not be spelt at all."""
+    rows = [json.loads(line) for line in data.read_text(encoding="utf-8").splitlines()]
+    for message in (message for row in rows for message in row["messages"] if message["role"] == "assistant"):
+        if message["content"]:
+            message["content"] = f"<think>\nhm\n</think>\n\n{message['content']}"
+    data.write_text("".join(f"{json.dumps(row)}\n" for row in rows), encoding="utf-8")
+    config = data.parent / "drop.yaml"
+    config.write_text("data_config: {train_file: dev.jsonl, thinking: drop}\n")
+    report = evaluate_file(str(taught), "dev.jsonl", config=config, batch_size=2)
+    assert (report.scores["rouge-l"], report.turns) == (100.0, 5)
+
+
 def test_a_limit_counts_conversations(taught: Path, data: Path, tmp_path: Path) -> None:
     report = evaluate_file(str(taught), str(data), limit=2, output=tmp_path / "out")
     assert (report.conversations, report.turns) == (2, 2)

@@ -17,7 +17,7 @@ ADAPTER = {
 RUN = {
     "config": {
         "training_args": {"learning_rate": 5e-4, "lr_scheduler_type": "cosine", "max_steps": 300, "seed": 42},
-        "model_config": {"quantization": "nf4"},
+        "model_config": {"quantization": "nf4", "chat_template_kwargs": {"enable_thinking": False}},
     },
     "data": [{"split": "train", "file": "/home/somebody/secret/train.jsonl", "rows": 1200}],
     "plan": {"conversations_per_step": 8, "steps": 300},
@@ -57,6 +57,7 @@ def test_a_run_is_told_in_data_settings_and_scores(tmp_path: Path) -> None:
         "- train: train.jsonl, 1200 records",
         "- learning_rate 0.0005, lr_scheduler_type cosine, max_steps 300, seed 42",
         "- 8 conversations per step, 300 steps",
+        "- chat_template.jinja has enable_thinking false unless a request says otherwise",
         "- final loss 0.4124",
         "- rouge-l: 71.25 (base: 12.5)",
         "- bleu-4: 0.5",
