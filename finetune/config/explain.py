@@ -108,7 +108,7 @@ _OLD: Mapping[str, str] = {
 
 def _place(here: str) -> str:
     """The dotted key that "peft_config.target_modules: all-linear" begins with; empty where it names none."""
-    words = re.match(r"[a-z_]+(\.[a-z_]+)*", here)
+    words = re.match(r"\w+(\.\w+)*", here)
     return words[0] if words else ""
 
 

@@ -85,6 +85,7 @@ def test_without_a_key_every_key_has_a_line() -> None:
         ),
         ("freezeV", "freezeV: here it is model_config.freeze", "model_config.freeze"),
         ("torch_dtype", "torch_dtype: here it is model_config.dtype", "model_config.dtype"),
+        ("mixed_precision", "mixed_precision: here it is training_args.bf16", "training_args.bf16"),
         ("warmup_ratio", "warmup_ratio: here it is training_args.warmup_steps", "training_args.warmup_steps"),
     ],
 )

@@ -13,6 +13,7 @@ from tests.config.conftest import DATA, schema_mistakes
 
 HERE = Path(__file__).parent
 CONFIGS = HERE.parents[1] / "configs"
+SCHEMA = json_schema()
 YAMLS = [*sorted(CONFIGS.rglob("*.yaml")), *sorted(HERE.rglob("*/*.yaml"))]
 
 
@@ -26,7 +27,7 @@ def test_the_schema_is_up_to_date() -> None:
 
 
 def test_it_is_a_schema() -> None:
-    Draft7Validator.check_schema(json_schema())
+    Draft7Validator.check_schema(SCHEMA)
 
 
 @pytest.mark.parametrize("path", YAMLS, ids=name)
@@ -45,7 +46,7 @@ def test_a_shipped_yaml_opens_with_the_schema_that_describes_it(path: Path) -> N
 
 @pytest.mark.parametrize("key", every_key(), ids=lambda key: key.path)
 def test_every_key_is_described_where_it_stands(key: Key, tmp_path: Path) -> None:
-    shape = json_schema()
+    shape = SCHEMA
     for part in key.level.split(".") if key.level else ():
         shape = shape["properties"][part]
         shape = shape["oneOf"][1]["items"] if part == "train_file" else shape
@@ -123,7 +124,7 @@ def test_what_load_config_accepts_the_schema_accepts(text: str, tmp_path: Path) 
 
 
 def test_an_old_name_is_marked_as_such() -> None:
-    top = json_schema()["properties"]
+    top = SCHEMA["properties"]
     args = top["training_args"]["properties"]
     old = (top["combine"], top["freezeV"], args["evaluation_strategy"], args["warmup_ratio"])
     assert all(shape["deprecated"] for shape in old)
