@@ -5,8 +5,9 @@ may neither count nor print without end.
 """
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
+from itertools import islice
 from typing import Any, NoReturn
 
 import jinja2
@@ -22,7 +23,9 @@ from finetune.errors import TemplateError
 CLOCK = datetime(2024, 7, 26)
 
 _LONGEST = 100_000_000
-"""Characters that one rendering may have, and elements that one product may."""
+"""Characters that one rendering may have."""
+_LONGEST_PRODUCT = 1_000_000
+"""Characters that a repeated text may have, and elements that a repeated list may."""
 _MOST_COUNTS = 1_000_000
 """Numbers that the `range`s of one rendering may count in all."""
 
@@ -75,7 +78,7 @@ class _Sandbox(ImmutableSandboxedEnvironment):
     def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
         if operator == "**" and int(abs(left)).bit_length() * abs(right) > _MOST_BITS:
             raise jinja2.TemplateError("it raises a number to too high a power")
-        if operator == "*" and max(_repeated(left, right), _repeated(right, left)) > _LONGEST:
+        if operator == "*" and max(_repeated(left, right), _repeated(right, left)) > _LONGEST_PRODUCT:
             raise jinja2.TemplateError("it repeats a text or list without end")
         return super().call_binop(context, operator, left, right)
 
@@ -135,14 +138,13 @@ class JinjaTemplate:
             raise TemplateError(f"{self._name}: the chat template refuses the conversation: {error}") from error
 
 
-def _joined(pieces: Iterable[str]) -> str:
-    length, text = 0, []
-    for piece in pieces:
-        length += len(piece)
-        if length > _LONGEST:
+def _joined(pieces: Iterator[str]) -> str:
+    text = ""
+    while some := list(islice(pieces, 100)):
+        text += "".join(some)
+        if len(text) > _LONGEST:
             raise jinja2.TemplateError("it prints without end")
-        text.append(piece)
-    return "".join(text)
+    return text
 
 
 def with_defaults(source: str, values: Mapping[str, Any], *, name: str) -> str:
