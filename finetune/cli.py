@@ -253,6 +253,30 @@ def check(
 
 
 @app.command()
+def show(
+    data: Annotated[str, typer.Argument(metavar="DATA", help="A data file, or a folder with --config.")],
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="Whose template and tokenizer to use.")],
+    count: Annotated[int, typer.Option("-n", min=1, help="So many records, from the first.")] = 2,
+    line: Annotated[int | None, typer.Option(min=1, help="The record at this line instead.")] = None,
+    config: Annotated[Path | None, typer.Option(help="YAML: limits, format, batches.")] = None,
+    batch: Annotated[bool, typer.Option("--batch", help="A micro-batch of step 1, as packed.")] = False,
+    html: Annotated[Path | None, typer.Option(metavar="OUT", help="Write one HTML page instead.")] = None,
+) -> None:
+    """Show the tokens that training sees: what is learnt, what is context, what the limits cut.
+
+    Example: finetune show train.jsonl THUDM/glm-4-9b-chat-hf --line 17
+    """
+    from finetune import show as room
+
+    heading, views = room.show(data, model, config, count=count, line=line, batch=batch)
+    if html is None:
+        room.print_views(heading, views)
+    else:
+        room.write_page(html, heading, views)
+        print(html)
+
+
+@app.command()
 def explain(
     key: Annotated[
         str | None, typer.Argument(metavar="KEY", help="A key, a section, or another tool's name.")

@@ -44,6 +44,7 @@ COMMANDS = (
     "explain",
     "docs",
     "init",
+    "show",
 )
 
 

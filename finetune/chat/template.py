@@ -144,10 +144,15 @@ class ChatTemplate:
         """For people: trained text in ⟦ ⟧, control tokens visible, those spelt in content behind a `\\`."""
         pieces, position = [], 0
         for start, end in rendered.turns:
-            pieces += [self._visible(rendered.input_ids[position:start])]
-            pieces += ["⟦", self._visible(rendered.input_ids[start:end]), "⟧"]
+            pieces += [self.visible(rendered.input_ids[position:start])]
+            pieces += ["⟦", self.visible(rendered.input_ids[start:end]), "⟧"]
             position = end
-        return "".join([*pieces, self._visible(rendered.input_ids[position:])])
+        return "".join([*pieces, self.visible(rendered.input_ids[position:])])
+
+    def visible(self, ids: Sequence[int]) -> str:
+        """For people: text with control tokens visible, and those that are only spelt in content behind a `\\`."""
+        pieces = self._controls.pieces(self._vocabulary.decode_marked(ids))
+        return "".join("\\" + piece if place % 2 else piece for place, piece in enumerate(pieces))
 
     def save(self, folder: Path) -> None:
         """Write tokenizer and chat template so that transformers' AutoTokenizer loads both."""
@@ -180,10 +185,6 @@ class ChatTemplate:
         if end == len(ids) or call_end in (None, self.dialect.answer_end):
             return ids[:end], None
         return ids[:end], self._vocabulary.decode([ids[end]])
-
-    def _visible(self, ids: Sequence[int]) -> str:
-        pieces = self._controls.pieces(self._vocabulary.decode_marked(ids))
-        return "".join("\\" + piece if place % 2 else piece for place, piece in enumerate(pieces))
 
 
 def _pieces(transcript: Transcript) -> Iterator[Piece]:

@@ -68,6 +68,10 @@ class Examples:
         """Where a conversation stands: file:line."""
         return f"{self.source_names[self.sources[conversation]]}:{self.lines[conversation]}"
 
+    def origin_of(self, example: int) -> str:
+        """Where the conversation of an example stands."""
+        return self.origin(int(np.searchsorted(self.first_example, example, side="right")) - 1)
+
     @property
     def ledger(self) -> Ledger:
         """What became of the rows of all files together."""

@@ -1,26 +1,113 @@
-"""What a model is taught, as text a person can check: runs of tokens that are trained, and their context."""
+"""What a model is taught, as text a person can check: runs of tokens that are trained, context, or cut off.
 
-from collections.abc import Iterator
+Tokens of one kind are decoded together, so that no character falls between two. A control token stands as it
+is; one that a person only spelt in a message stands behind a backslash.
+"""
+
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from itertools import groupby
-from typing import Any
+from typing import Any, Literal
+
+import numpy as np
 
 from finetune.chat.template import ChatTemplate
-from finetune.data.dataset import Examples
-from finetune.data.encode import Example
+from finetune.config.schema import Config
+from finetune.data.encode import Example, Source, encode
+from finetune.data.examples import Examples
+from finetune.data.plan import MicroBatch
+
+Kind = Literal["trained", "context", "cut"]
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """Neighbouring tokens of one kind."""
+
+    kind: Kind
+    tokens: int
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """One example as a person reads it; `note`: what becomes of it."""
+
+    origin: str
+    note: str
+    runs: tuple[Run, ...]
+
+    def tokens(self, kind: Kind) -> int:
+        return sum(run.tokens for run in self.runs if run.kind == kind)
+
+    def as_dict(self) -> dict[str, Any]:
+        """For run.json and HTML."""
+        pieces = [
+            {"text": run.text, "trained": run.kind == "trained", **({"cut": True} if run.kind == "cut" else {})}
+            for run in self.runs
+        ]
+        return {"origin": self.origin, "pieces": pieces}
 
 
 def preview(examples: Examples, template: ChatTemplate, count: int = 3) -> list[dict[str, Any]]:
-    """The first `count` conversations as pieces of text, `trained` True or False, special tokens visible."""
-    shown = range(min(count, examples.conversations))
-    return [
-        {"origin": examples.origin(conversation), "pieces": list(pieces(examples[number], template))}
-        for conversation in shown
-        for number in examples.examples_of(conversation)
-    ]
+    """The first `count` conversations, for run.json."""
+    first = range(int(examples.first_example[min(count, examples.conversations)]))
+    return [_view(examples.origin_of(i), "trained", examples[i], template).as_dict() for i in first]
 
 
-def pieces(example: Example, template: ChatTemplate) -> Iterator[dict[str, Any]]:
-    """One piece per run of equally masked tokens: decoded together, so that no character falls between two."""
-    masked = zip(example.input_ids.tolist(), example.loss_mask.tolist(), strict=True)
-    for trained, run in groupby(masked, key=lambda token: token[1]):
-        yield {"text": template.tokenizer.decode([token for token, _ in run]), "trained": trained}
+def views(origin: str, source: Source, template: ChatTemplate, config: Config) -> list[View]:
+    """The examples of a record, whole, with what the limits cut. Raises TemplateError as `encode` does."""
+    data, limit = config.data_config, config.max_input_length + config.max_output_length
+    whole, fate = encode(source, template, max_length=sys.maxsize, train_on=data.train_on)
+    if fate == "no_answer":
+        return [View(origin, "left out: no answer to learn", ())]
+    if max(len(example.input_ids) for example in whole) <= limit:
+        return [_view(origin, "trained", example, template) for example in whole]
+    kept, fate = encode(source, template, max_length=limit, train_on=data.train_on, overflow=data.overflow)
+    if fate == "trained":  # a document, in pieces
+        return [_view(origin, f"piece {n} of {len(kept)}", one, template) for n, one in enumerate(kept, 1)]
+    note = f"cut to {limit:,} tokens" if kept else f"left out: longer than {limit:,} tokens"
+    return [_view(origin, note, one, template, _cut(one, kept)) for one in whole]
+
+
+def batch_views(examples: Examples, micro_batch: MicroBatch, template: ChatTemplate) -> Iterator[View]:
+    """The examples of a micro-batch, each with the place of its tokens in the row that the model gets."""
+    start = 0
+    for number, index in enumerate(micro_batch, 1):
+        end = start + int(examples.lengths[index])
+        note = f"{number} of {len(micro_batch)} in the micro-batch, its tokens {start:,} to {end - 1:,}"
+        yield _view(examples.origin_of(index), note, examples[index], template)
+        start = end
+
+
+def _view(
+    origin: str, note: str, example: Example, template: ChatTemplate, cut: Sequence[bool] | None = None
+) -> View:
+    ids, mask = example.input_ids.tolist(), example.loss_mask.tolist()
+    kinds: list[Kind] = ["trained" if learns else "context" for learns in mask]
+    if cut is not None:
+        kinds = ["cut" if is_cut else kind for is_cut, kind in zip(cut, kinds, strict=True)]
+    runs = []
+    for kind, run in groupby(zip(kinds, ids, strict=True), key=lambda token: token[0]):
+        tokens = [token for _, token in run]
+        runs.append(Run(kind, len(tokens), template.visible(tokens)))
+    return View(origin, note, tuple(runs))
+
+
+def _cut(whole: Example, kept: Sequence[Example]) -> list[bool]:
+    """The tokens of an example that none of the kept ones has: what lies between its start and its end."""
+    for example in kept:
+        start = _agree(whole.input_ids, example.input_ids)
+        end = min(_agree(whole.input_ids[::-1], example.input_ids[::-1]), len(example.input_ids) - start)
+        if start + end == len(example.input_ids):
+            inside = len(whole.input_ids) - start - end
+            return [False] * start + [True] * inside + [False] * end
+    return [True] * len(whole.input_ids)
+
+
+def _agree(one: np.ndarray, other: np.ndarray) -> int:
+    """How many ids both begin with."""
+    length = min(len(one), len(other))
+    differ = np.flatnonzero(one[:length] != other[:length])
+    return int(differ[0]) if len(differ) else length

@@ -1,5 +1,5 @@
-"""A run folder as one HTML page. Reads files only."""
+"""HTML pages: of a run folder, and of conversations with their trained tokens marked. Reads files only."""
 
-from finetune.report.page import write_report
+from finetune.report.page import write_report, write_texts
 
-__all__ = ["write_report"]
+__all__ = ["write_report", "write_texts"]

@@ -1,5 +1,6 @@
 """A run folder becomes one HTML page: no network, no scripts, for a browser in light or dark."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from string import Template
 
@@ -12,7 +13,7 @@ from finetune.report.read import RunFiles, read_run_files
 from finetune.report.scores import scores_table
 from finetune.report.summary import header, key_figures, title
 from finetune.report.tables import command, config_table, data_table, facts
-from finetune.report.texts import conversations, samples
+from finetune.report.texts import conversations, marked_texts, samples
 
 TEMPLATE = Path(__file__).with_name("page.html")
 
@@ -30,14 +31,26 @@ def write_report(run: Path) -> Path:
     return path
 
 
+def write_texts(path: Path, heading: str, entries: Sequence[Mapping[str, object]]) -> None:
+    """Write a page of conversations with their trained tokens marked. Raises StorageError.
+
+    entries: as run.json's `preview` has them (origin, pieces), each with a `note` below its heading.
+    """
+    body = join([element("h1", "What is trained"), element("p", heading), marked_texts(entries)])
+    write_atomically(path, _page("What is trained", body).encode())
+
+
 def render(files: RunFiles) -> str:
     """The page's HTML."""
     sections = [(anchor, name, content) for anchor, name, content in _sections(files) if content is not None]
     links = [element("a", name, href=f"#{anchor}") for anchor, name, _ in sections]
     body = join([header(files), element("nav", links) if links else None, key_figures(files)])
     parts = [_section(anchor, name, content) for anchor, name, content in sections]
-    template = Template(TEMPLATE.read_text(encoding="utf-8"))
-    return template.substitute(title=text(title(files)), body=join([body, *parts]))
+    return _page(title(files), join([body, *parts]))
+
+
+def _page(heading: str, body: Html) -> str:
+    return Template(TEMPLATE.read_text(encoding="utf-8")).substitute(title=text(heading), body=body)
 
 
 def _sections(files: RunFiles) -> list[tuple[str, str, Html | None]]:

@@ -17,7 +17,12 @@ _CONTROL = re.compile(
 
 def conversations(run: Json) -> Html | None:
     """The previewed conversations as the tokenizer saw them, trained pieces underlined on a tint."""
-    shown = [card for card in map(_conversation, rows(run, "preview")[:MOST_CONVERSATIONS]) if card is not None]
+    return marked_texts(rows(run, "preview")[:MOST_CONVERSATIONS])
+
+
+def marked_texts(entries: Sequence[object]) -> Html | None:
+    """Texts with their trained pieces underlined, and those that are cut off struck through."""
+    shown = [card for card in map(_conversation, entries) if card is not None]
     if not shown:
         return None
     example = element("u", "underlined on a tint", class_="trained")
@@ -41,13 +46,14 @@ def _conversation(entry: object) -> Html | None:
     text, left = [], MOST_CHARACTERS
     for piece in known:
         content = words(piece.get("text"))
-        text.append(_piece(content[:left], piece.get("trained") is True) if left else None)
+        text.append(_piece(content[:left], piece) if left else None)
         left = max(0, left - len(content))
     cut = element("p", "… cut here", class_="dim") if not left else None
     return element(
         "article",
         element("h3", _place(origin), title=origin),
-        element("pre", text, class_="tokens"),
+        element("p", note, class_="dim") if (note := _note(entry)) else None,
+        element("pre", text, class_="tokens") if text else None,
         cut,
         class_="card",
     )
@@ -58,8 +64,13 @@ def _place(origin: str) -> str:
     return PurePath(origin).name if origin.startswith("/") else origin
 
 
-def _piece(content: str, trained: bool) -> Html:
+def _note(entry: object) -> str:
+    return words(entry.get("note")) if isinstance(entry, Mapping) else ""
+
+
+def _piece(content: str, piece: Json) -> Html:
     parts: list[Child] = []
+    trained = piece.get("trained") is True
     for i, part in enumerate(_CONTROL.split(content)):
         if i % 2:
             parts.append(element("span", part, class_="control"))
@@ -69,6 +80,8 @@ def _piece(content: str, trained: bool) -> Html:
             parts.append(lines[-1])
         else:
             parts.append(part)
+    if piece.get("cut") is True:
+        return element("s", parts, class_="cut")
     return element("u", parts, class_="trained") if trained else element("span", parts)
 
 

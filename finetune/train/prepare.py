@@ -38,23 +38,7 @@ class Prepared:
 
     def plan(self, tokens_per_micro_batch: int | None = None) -> Plan:
         """The steps of the run; `tokens_per_micro_batch` None: as configured."""
-        batches = self.config.training_args.batches
-        seed = batches.seed if batches.data_seed is None else batches.data_seed
-        return Plan(
-            self.examples.lengths,
-            self.examples.supervised,
-            self.examples.first_example,
-            self.conversations_per_step,
-            seed,
-            world_size=world.world_size(),
-            tokens_per_micro_batch=tokens_per_micro_batch or self.tokens_per_micro_batch,
-        )
-
-    @property
-    def tokens_per_micro_batch(self) -> int:
-        """As configured; `auto` holds at least the longest example."""
-        wanted = self.config.run.tokens_per_micro_batch
-        return max(AUTO_TOKENS, int(self.examples.lengths.max())) if wanted == "auto" else wanted
+        return make_plan(self.config, self.examples, self.conversations_per_step, tokens_per_micro_batch)
 
     @property
     def total_steps(self) -> int:
@@ -117,6 +101,25 @@ def prepare(config: Config, data_dir: Path, model: str) -> Prepared:
         test_samples=_samples(config, files.test_file, data_dir),
         conversations_per_step=conversations_per_step(config),
         base=base_identity(model),
+    )
+
+
+def make_plan(
+    config: Config, examples: Examples, conversations_per_step: int, tokens_per_micro_batch: int | None = None
+) -> Plan:
+    """The steps of a run on `examples`; `tokens_per_micro_batch` None: as configured.
+
+    `auto` holds at least the longest example.
+    """
+    batches, wanted = config.training_args.batches, tokens_per_micro_batch or config.run.tokens_per_micro_batch
+    return Plan(
+        examples.lengths,
+        examples.supervised,
+        examples.first_example,
+        conversations_per_step,
+        batches.seed if batches.data_seed is None else batches.data_seed,
+        world_size=world.world_size(),
+        tokens_per_micro_batch=max(AUTO_TOKENS, int(examples.lengths.max())) if wanted == "auto" else wanted,
     )
 
 

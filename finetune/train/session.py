@@ -88,8 +88,7 @@ def _loop(
 ) -> Loop:
     config, total = prepared.config, prepared.total_steps
     # In the single layout no two examples share a micro-batch.
-    tokens = prepared.tokens_per_micro_batch if trainee.layout == "flat" else 1
-    plan = prepared.plan(tokens)
+    plan = prepared.plan(None if trainee.layout == "flat" else 1)
     monitor = Monitor(
         output,
         total_steps=total,
@@ -99,7 +98,12 @@ def _loop(
         trackers=open_trackers(trainee.accelerator, config),
     )
     scorer = Scorer(
-        config, trainee, prepared.template, tokens, prepared.validation, prepared.validation_samples
+        config,
+        trainee,
+        prepared.template,
+        plan.tokens_per_micro_batch,
+        prepared.validation,
+        prepared.validation_samples,
     )
     return Loop(config, prepared.examples, plan, total, trainee, monitor, scorer, saver, stop, position)
 

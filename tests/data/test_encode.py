@@ -5,10 +5,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from finetune.chat.messages import Conversation, Image, Message, Tool
-from finetune.data.encode import encode, trained_turns
+from finetune.data.encode import Encoder, encode, trained_turns
 from finetune.data.formats import PlainText
 from finetune.data.ledger import FATES, Ledger
 from finetune.errors import DataError, TemplateError
+
+
+@pytest.fixture(scope="module")
+def monkeypatch_module():
+    with pytest.MonkeyPatch.context() as patch:
+        yield patch
 
 
 def talk(*texts: str, system: str = "", tools=()) -> Conversation:
@@ -200,3 +206,64 @@ def test_ledgers_add_up_over_files():
         "repeated": 0,
         "turns_left_out": 1,
     }
+
+
+TEXTS = st.text(alphabet="ab好\n <|user|>", min_size=1, max_size=30).filter(str.strip)
+SOURCES = st.one_of(
+    st.builds(PlainText, TEXTS),
+    st.lists(TEXTS, min_size=1, max_size=5).map(lambda texts: talk(*texts)),
+    st.just(Conversation((Message("user", "q", images=(Image("x.png"),)), Message("assistant", "a")))),
+    st.just(Conversation((Message("user", ""), Message("assistant", "a")))),
+)
+
+
+@given(
+    st.lists(SOURCES, max_size=12),
+    st.sampled_from(["drop", "truncate-left", "error"]),
+    st.integers(10, 60),
+    st.integers(1, 5),
+)
+def test_many_at_once_are_what_each_is_alone(glm4, monkeypatch_module, sources, overflow, limit, at_once):
+    monkeypatch_module.setattr("finetune.data.encode._AT_ONCE", at_once)
+    encoder = Encoder(glm4, limit, "all", overflow)
+    streamed = list(encoder.stream(enumerate(sources)))
+    assert [(item, source) for item, source, _ in streamed] == list(enumerate(sources))
+    for _, source, outcome in streamed:
+        assert told(outcome) == told(alone(source, glm4, limit, overflow))
+
+
+def alone(source, template, limit, overflow):
+    try:
+        return encode(source, template, max_length=limit, overflow=overflow)
+    except TemplateError as error:
+        return error
+
+
+def told(outcome):
+    """What can be compared of an outcome."""
+    if isinstance(outcome, TemplateError):
+        return str(outcome), outcome.at
+    examples, fate = outcome
+    return fate, [(one.input_ids.tolist(), one.loss_mask.tolist()) for one in examples]
+
+
+def test_a_text_that_cannot_be_tokenized_costs_only_itself(glm4, monkeypatch):
+    """Some tokenizers can write a string only as a control token; the batch around it must not fail."""
+    encode_batch = glm4.encode
+
+    def refusing(transcripts):
+        if any("unwritable" in transcript.text for transcript in transcripts):
+            raise TemplateError("the tokenizer can write this only as a control token")
+        return encode_batch(transcripts)
+
+    monkeypatch.setattr(glm4, "encode", refusing)
+    sources = [talk("q", "a"), talk("q", "unwritable"), talk("r", "b")]
+    outcomes = Encoder(glm4, 100).encode(sources)
+    assert [isinstance(outcome, TemplateError) for outcome in outcomes] == [False, True, False]
+    assert text(glm4, outcomes[2][0][0]) == "[gMASK]<sop><|user|>\nr<|assistant|>\nb<|user|>"
+
+
+def test_a_stream_that_nobody_reads_to_its_end_ends(glm4):
+    stream = Encoder(glm4, 100).stream((i, talk("q", "a")) for i in range(10_000))
+    next(stream)
+    stream.close()
