@@ -83,6 +83,9 @@ def init(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="Base model: a folder or a Hub id.")],
     output: Annotated[Path, typer.Option(help="The YAML to write; must not exist.")] = Path("finetune.yaml"),
     method: Annotated[Literal["lora", "qlora", "p-tuning", "full"], typer.Option(help="How to tune.")] = "lora",
+    chat_template: Annotated[
+        Path | None, typer.Option(help="A Jinja file, for a base model without a chat template.")
+    ] = None,
 ) -> None:
     """Write a YAML for MODEL and DATA, with the reason beside every value.
 
@@ -90,7 +93,7 @@ def init(
     """
     from finetune.init.story import init as write
 
-    print("\n".join(write(data, model, output, method)))
+    print("\n".join(write(data, model, output, method, chat_template)))
 
 
 @app.command()

@@ -32,6 +32,7 @@ class Survey:
     learnt: float
     context: int = 0
     width: int = 0
+    chat_template: str | None = None
 
     @property
     def conversations(self) -> int:
@@ -125,6 +126,10 @@ def _share_that_fits(survey: Survey, limit: int) -> str:
 
 
 def _method(survey: Survey, method: Method) -> Iterator[Guess]:
+    if survey.chat_template:
+        yield Guess(
+            "model_config.chat_template", quoted(survey.chat_template), "the checkpoint has none, or another"
+        )
     if method == "qlora":
         yield Guess("model_config.quantization", "nf4", "frozen weights in 4 bits (needs bitsandbytes)")
     if method == "full":

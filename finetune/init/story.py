@@ -19,7 +19,7 @@ _COLUMN = 34
 """Where the reasons begin, but for longer lines."""
 
 
-def init(data: str, model: str, output: Path, method: Method) -> list[str]:
+def init(data: str, model: str, output: Path, method: Method, chat_template: Path | None = None) -> list[str]:
     """Write `output` and return what to say: what was found, and the command that trains with it.
 
     Raises FolderInUseError where `output` exists, DataError for records that cannot be used.
@@ -29,7 +29,7 @@ def init(data: str, model: str, output: Path, method: Method) -> list[str]:
     if not output.absolute().parent.is_dir():
         raise StorageError(f"{output.parent}: no such folder")
     files = find_files(data)
-    survey = survey_of(files, model)
+    survey = survey_of(files, model, chat_template)
     command = shlex.join(["finetune", "train", str(files.folder), model, str(output)])
     with output.open("x", encoding="utf-8") as file:
         file.write(page(guess(survey, method), command, data))
@@ -38,9 +38,9 @@ def init(data: str, model: str, output: Path, method: Method) -> list[str]:
     return [f"{output}: from {shown}; every value has its reason beside it", *unused, command]
 
 
-def survey_of(files: DataFiles, model: str) -> Survey:
+def survey_of(files: DataFiles, model: str, chat_template: Path | None = None) -> Survey:
     """Read every file and count its tokens as `model` does. Raises DataError with the first mistakes."""
-    template = load_template(model)
+    template = load_template(model, chat_template=chat_template)
     reports = {name: check_file(files.path(name), template) for name in files.all}
     in_order = (sorted(report.problems, key=_position) for report in reports.values())
     problems = [problem for found in in_order for problem in found]
@@ -61,6 +61,7 @@ def survey_of(files: DataFiles, model: str) -> Survey:
         learnt=learnt,
         context=_number(shape, "max_position_embeddings"),
         width=_number(shape, "hidden_size"),
+        chat_template=None if chat_template is None else str(chat_template),
     )
 
 

@@ -2,13 +2,14 @@
 
 import json
 import shlex
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from finetune.config.load import load_config
-from finetune.errors import DataError, FinetuneError, FolderInUseError, StorageError
+from finetune.errors import DataError, FinetuneError, FolderInUseError, StorageError, TemplateError
 from finetune.init.guess import Method
 from finetune.init.story import init
 from finetune.train.run import train
@@ -37,6 +38,17 @@ def test_what_it_writes_trains_unchanged(method: Method, small: Path, data: Path
     overrides = [f"training_args.output_dir={tmp_path / 'run'}", "training_args.num_train_epochs=1"]
     run = train(data, str(small), output, "no", overrides)
     assert (run / "report.html").is_file()
+
+
+def test_a_base_without_a_chat_template_gets_the_one_that_is_named(
+    small: Path, data: Path, tmp_path: Path
+) -> None:
+    bare = shutil.copytree(small, tmp_path / "bare")
+    template = (bare / "chat_template.jinja").rename(tmp_path / "mine.jinja")
+    with pytest.raises(TemplateError, match="no chat template"):
+        init(str(data), str(bare), tmp_path / "c.yaml", "lora")
+    init(str(data), str(bare), tmp_path / "c.yaml", "lora", template)
+    assert load_config(tmp_path / "c.yaml", data_dir=data).model.chat_template == str(template)
 
 
 def test_every_line_says_why_and_there_are_about_thirty(small: Path, data: Path, tmp_path: Path) -> None:
