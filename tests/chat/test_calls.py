@@ -39,6 +39,13 @@ named = partial(read_named_json, opening="[TOOL_CALLS]", between=r"(?:\[ARGS\])?
             [ToolCall("f", {"a": "x", "n": 3})],
         ),
         (
+            read_parameters,
+            "<tool_call>\n<function=f>\n<parameter=b>\nTrue\n</parameter>\n<parameter=z>\nNone\n</parameter>\n"
+            "<parameter=s>\ntrue enough\n</parameter>\n</function>\n</tool_call>",
+            "",
+            [ToolCall("f", {"b": True, "z": None, "s": "true enough"})],
+        ),
+        (
             hermes,
             'so\n<tool_call>\n{"name": "f", "arguments": {}}\n</tool_call>\n<tool_call>\n'
             '{"name": "g", "arguments": {"a": "</tool_call>"}}\n</tool_call>',

@@ -32,8 +32,13 @@ THINKING = Conversation(
         ("glm4-0414", "glm4-0414", False, "<|user|>", "<|observation|>"),
         ("glm-z1", "glm-z1", False, "<|user|>", "<|observation|>"),
         ("glm4.5", "glm4.5", False, "<|user|>", "<|observation|>"),
+        ("glm4.6", "glm4.5", False, "<|user|>", "<|observation|>"),
+        ("glm4.7", "glm4.7", False, "<|user|>", "<|observation|>"),
+        ("glm4.1v", "glm4.1v", False, "</answer>", None),
         ("chatml", "generic", True, "<|im_end|>", None),
         ("qwen3", "generic", True, "<|im_end|>", "<|im_end|>"),
+        ("qwen3-coder", "generic", True, "<|im_end|>", "<|im_end|>"),
+        ("llama2", "generic", True, "</s>", None),
         ("llama3", "generic", True, "<|eot_id|>", "<|eot_id|>"),
         ("mistral", "generic", True, "</s>", "</s>"),
         ("gemma", "generic", True, "<end_of_turn>", None),
@@ -73,6 +78,18 @@ def test_the_stop_token_is_found_by_rendering(family, name, dialect, closes, ans
             '<think>\n\n</think>\n\n<tool_call>\n{"name": "get_weather", "arguments": '
             '{"city": "北京", "days": 3}}\n</tool_call><|im_end|>',
             "<think>\n\n</think>\n\nSunny.<|im_end|>",
+        ),
+        (
+            "glm4.7",
+            "</think><tool_call>get_weather<arg_key>city</arg_key><arg_value>北京</arg_value>"
+            "<arg_key>days</arg_key><arg_value>3</arg_value></tool_call><|observation|>",
+            "</think>Sunny.<|user|>",
+        ),
+        (
+            "qwen3-coder",
+            "<tool_call>\n<function=get_weather>\n<parameter=city>\n北京\n</parameter>\n<parameter=days>\n3\n"
+            "</parameter>\n</function>\n</tool_call><|im_end|>",
+            "Sunny.<|im_end|>",
         ),
         (
             "llama3",
@@ -215,7 +232,21 @@ def test_thinking_can_be_switched_off_in_the_template(family):
 def test_arguments_read_back_as_what_they_were(family):
     arguments = {"s": "ok", "n": 3, "f": 0.5, "b": True, "z": None, "list": [1, "a"], "o": {"k": "值"}}
     message = Message("assistant", tool_calls=(ToolCall("f", arguments),))
-    for name in ("glm4", "glm4.5", "qwen3", "llama3", "deepseek-v3"):
+    for name in ("glm4", "glm4.5", "glm4.7", "qwen3", "qwen3-coder", "llama3", "deepseek-v3"):
         template = family(name)
         (rendered,) = template.render(Conversation((Message("user", "go"), message)))
         assert template.parse(rendered.input_ids[slice(*rendered.turns[0])]) == message, name
+
+
+@pytest.mark.parametrize("given", ["call_abc", "chatcmpl-tool-0123456789abcdef", "aB3dE5gH9", None])
+def test_mistral_gets_ids_of_nine_letters_whatever_the_data_has(family, given):
+    calling = Message("assistant", tool_calls=(ToolCall("f", {}, given),))
+    conversation = Conversation(
+        (Message("user", "go"), calling, Message("tool", "r"), Message("assistant", "a"))
+    )
+    kept = given if given == "aB3dE5gH9" else "call00100"
+    (rendered,) = family("mistral").render(conversation)
+    assert family("mistral").marked(rendered) == (
+        f'<s>[INST] go[/INST]⟦[TOOL_CALLS] [{{"name": "f", "arguments": {{}}, "id": "{kept}"}}]</s>⟧'
+        f'[TOOL_RESULTS] {{"content": "r", "call_id": "{kept}"}}[/TOOL_RESULTS]⟦ a</s>⟧'
+    )
