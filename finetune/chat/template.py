@@ -123,7 +123,7 @@ class ChatTemplate:
         return self._controls.reveal(script.text(len(script.messages), prompt=True))
 
     def settled(self, conversation: Conversation) -> Conversation:
-        """The conversation as it is rendered: thoughts in a field of their own, or left out as `thinking` wants."""
+        """The conversation as it is rendered: thoughts in their own field, or left out as `thinking` wants."""
         return settle_thoughts(conversation, self.dialect, self.thinking)
 
     def parse(self, ids: Sequence[int]) -> Message:
@@ -150,7 +150,7 @@ class ChatTemplate:
         return "".join([*pieces, self.visible(rendered.input_ids[position:])])
 
     def visible(self, ids: Sequence[int]) -> str:
-        """For people: text with control tokens visible, and those that are only spelt in content behind a `\\`."""
+        """For people: text with control tokens visible, and those only spelt in content behind a `\\`."""
         pieces = self._controls.pieces(self._vocabulary.decode_marked(ids))
         return "".join("\\" + piece if place % 2 else piece for place, piece in enumerate(pieces))
 
