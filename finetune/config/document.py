@@ -20,6 +20,7 @@ from finetune.errors import ConfigError
 _TAG = "tag:yaml.org,2002:"
 _TOO_DEEP = "maps and lists are nested too deeply"
 _MOST_VALUES = 100_000
+_MOST = 2**63 - 1
 _SCALARS = {f"{_TAG}{kind}" for kind in ("null", "bool", "int", "float", "str")}
 
 
@@ -164,6 +165,8 @@ class _Reader:
                 self._note(key_node, inner, f"given twice, first at {self.draft.keys[inner]}; remove one")
                 continue
             self.draft.keys[inner] = _place(key_node, self.draft.source)
+            if isinstance(value_node, ScalarNode) and not value_node.value and value_node.style is None:
+                self.draft.places[inner] = self.draft.keys[inner]  # of nothing, YAML gives the next line
             values[key] = self.value(value_node, inner)
         return values | {key: value for key, value in self._merged(node, path).items() if key not in values}
 
@@ -195,7 +198,10 @@ class _Reader:
         if (doubtful := _doubtful_number(node)) is not None:
             self.draft.refuse(path, f"{doubtful}, or put it in quotes if it is a text", value=True)
         try:
-            return self.constructor.construct_object(node, deep=True)
+            value = self.constructor.construct_object(node, deep=True)
+            if isinstance(value, int) and abs(value) > _MOST:
+                self.draft.refuse(path, f"a whole number has at most {len(str(_MOST)) - 1} digits", value=True)
+            return value
         except (YAMLError, ValueError):
             self.draft.refuse(path, f"{node.value[:40]!r} is not what its tag says", value=True)
             return None

@@ -11,7 +11,7 @@ from finetune.config.document import read_document
 from finetune.config.draft import Draft, KeyPath, Place, dotted
 from finetune.config.files import find_shipped, resolve_files
 from finetune.config.legacy import translate
-from finetune.config.mistakes import in_reading_order, note_mistakes
+from finetune.config.mistakes import in_reading_order, likely_peft_type, note_mistakes
 from finetune.config.overrides import override
 from finetune.config.schema import Config, Provenance
 from finetune.errors import ConfigError
@@ -70,6 +70,10 @@ def _put_aside(values: dict[str, Any], wrong: set[KeyPath]) -> bool:
     """Take what is wrong out of `values`; False when there is nothing left to take."""
     taken = False
     for path in wrong:
+        if path == ("peft_config",) and (kind := likely_peft_type(values["peft_config"])) is not None:
+            taken |= values["peft_config"].get("peft_type") != kind
+            values["peft_config"]["peft_type"] = kind  # so that the mistakes beside it show, too
+            continue
         # A list goes as a whole: without one of its items it would be another list.
         in_list = next((i for i, key in enumerate(path) if isinstance(key, int)), len(path))
         *parents, key = path[:in_list] or ("",)

@@ -10,7 +10,7 @@ from pydantic_core import ErrorDetails
 from finetune.config.conflicts import ConflictsError
 from finetune.config.draft import Draft, KeyPath, Mistake, dotted
 from finetune.config.names import closest, explain_unknown, legal_keys, spelt
-from finetune.config.remedies import hint_of_choice, remedy
+from finetune.config.remedies import close_choice, hint_of_choice, remedy
 from finetune.config.tuning import TUNINGS, UNTRAINED
 
 _TYPES = {
@@ -84,12 +84,38 @@ def _note(draft: Draft, path: KeyPath, details: Sequence[ErrorDetails]) -> None:
         if not _misspelt(draft, path):
             draft.refuse(path, "is missing, and is needed")
     elif kind == "union_tag_not_found":
-        draft.refuse((*path, "peft_type"), f"is missing, and is needed: one of {', '.join(TUNINGS)}")
+        if not _misspelt(draft, (*path, "peft_type")):
+            draft.refuse((*path, "peft_type"), f"is missing, and is needed: one of {', '.join(TUNINGS)}")
     elif kind == "union_tag_invalid":
         path = (*path, "peft_type")
         draft.refuse(path, _no_tuning(draft.get(path)), value=True)
     else:
-        draft.refuse(path, _wrong_value(draft.get(path), details), value=True)
+        value = draft.get(path)
+        draft.refuse(path, _wrong_value(value, details) + _of_place(path, value), value=True)
+
+
+NEEDED = frozenset(["data_config", "train_file", "file", "peft_type", "num_virtual_tokens"])
+"""Keys that have no default."""
+
+
+def _of_place(path: KeyPath, value: Any) -> str:
+    """What to do about a wrong value that depends on where it stands."""
+    match path:
+        case ("data_config", "train_file", int()) if isinstance(value, str):
+            return f"; write {{file: {value}}}"
+        case (*_, str(key)) if value is None:
+            return "; it is needed" if key in NEEDED else "; leave the key out for its default"
+    return ""
+
+
+def likely_peft_type(peft_config: Any) -> str | None:
+    """What a peft_config whose peft_type is wrong or missing was meant to be; None where nobody can know."""
+    if not isinstance(peft_config, dict):
+        return None
+    if (given := peft_config.get("peft_type")) is not None:
+        return close_choice(given, list(TUNINGS)) if isinstance(given, str) else None
+    known = peft_config.keys() & frozenset().union(*(section.model_fields for section in TUNINGS.values()))
+    return next((kind for kind, section in TUNINGS.items() if known <= section.model_fields.keys()), None)
 
 
 def _no_tuning(kind: Any) -> str:

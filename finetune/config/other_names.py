@@ -12,6 +12,7 @@ OLD: Mapping[str, Mapping[str, str]] = {
         "per_gpu_train_batch_size": "per_device_train_batch_size",
         "per_gpu_eval_batch_size": "per_device_eval_batch_size",
     },
+    "peft_config": {"type": "peft_type"},
 }
 
 REMOVED: Mapping[str, str] = {

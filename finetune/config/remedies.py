@@ -32,14 +32,14 @@ def remedy(value: Any, wanted: str) -> str:
     match value:
         case str():
             advice = _of_text(value, wanted)
-        case None:
-            advice = "leave the key out for its default"
         case bool() | int() | float() if wanted == "a text":
             advice = "put it in quotes"
         case 0 | 1 if wanted == "true or false":
             advice = f"write {spelt(bool(value))}"
         case float() if "a whole number" in wanted and value.is_integer():
             advice = f"write {int(value)}"
+        case [{}, *_] if wanted == "a map":
+            advice = "remove the dashes"
         case _:
             advice = None
     return f"; {advice}" if advice else ""
@@ -54,6 +54,8 @@ def _of_text(text: str, wanted: str) -> str | None:
         return "write it without quotes"
     if "number" in wanted:
         return _number_in(text)
+    if wanted == "a map" and (entry := re.fullmatch(r"(\w+) *[=:] *(.+)", text)):
+        return f"write {entry[1]}: {entry[2]}, with a space behind the colon"
     return f"write [{text}]" if wanted == "a list" else None
 
 
@@ -71,11 +73,12 @@ def _number_in(text: str) -> str | None:
 
 def hint_of_choice(value: Any, choices: Sequence[str]) -> str:
     """Which of `choices` a wrong value may have meant, behind a semicolon."""
-    if isinstance(value, bool | str) and (close := _close_choice(spelt(value).strip('"'), choices)):
+    if isinstance(value, bool | str) and (close := close_choice(spelt(value).strip('"'), choices)):
         return f"; did you mean {close}?"
-    return remedy(value, "one of several") if value is None or isinstance(value, str) else ""
+    return remedy(value, "one of several") if isinstance(value, str) else ""
 
 
-def _close_choice(value: str, choices: Sequence[str]) -> str | None:
+def close_choice(value: str, choices: Sequence[str]) -> str | None:
+    """The one of `choices` that `value` is another spelling of."""
     synonym = _SYNONYMS.get(value.lower())
     return synonym if synonym in choices else closest(value, choices)

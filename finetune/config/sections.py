@@ -61,6 +61,17 @@ class DataConfig(Section):
     """What becomes of a record that does not parse; always counted."""
 
 
+def _no_word_for_a_flag(value: Any) -> Any:
+    """To a template, every text is true."""
+    if isinstance(value, str) and value.lower() in ("yes", "no", "on", "off", "true", "false"):
+        meant = "true" if value.lower() in ("yes", "on", "true") else "false"
+        raise ValueError(f"{value!r} is a text, which a template takes for true; write {meant}, without quotes")
+    return value
+
+
+_TemplateValue = Annotated[bool | int | float | str | None, AfterValidator(_no_word_for_a_flag)]
+
+
 class ModelConfig(Section):
     """How the base model is loaded. Read by `model/`."""
 
@@ -76,7 +87,7 @@ class ModelConfig(Section):
     chat_template: str | None = None
     """A Jinja file, for base models that have no chat template of their own."""
 
-    chat_template_kwargs: dict[str, bool | int | float | str | None] = Field(default_factory=dict)
+    chat_template_kwargs: dict[str, _TemplateValue] = Field(default_factory=dict)
     """Of the chat template's own variables, such as `enable_thinking: false`; the tuned model keeps them."""
 
     adapter: str | None = None

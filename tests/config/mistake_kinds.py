@@ -106,7 +106,7 @@ KNOWN = set().union(*LEVELS.values(), NOT_HONOURED, NO_EFFECT, GENERATION_KEYS, 
 def misspelt_keys() -> Iterator[Case]:
     letter = random.Random(0)
     for key in KEYS:
-        if len(key.name) > 1 and key.name != "peft_type":
+        if len(key.name) > 1:
             for typo in sorted(set(typos(key.name, letter)) - KNOWN - {""}):
                 yield of_key("one letter of a key", key, typo, f"unknown key; did you mean {key.name}?")
 

@@ -6,6 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from finetune.config.keys import every_key
+from finetune.config.mistakes import NEEDED
+
 Mistakes = Callable[..., list[str]]
 
 TABLE = Path(__file__).with_name("refused.txt")
@@ -38,7 +41,11 @@ WHOLE_FILES: list[tuple[str | bytes, str]] = [
         "1:27: data_config.train_file: is empty; remove the key, or fill it in",
     ),
     ("data_config: {train_file: {file: a}}\n", "1:27: data_config.train_file: expected a text, found a map"),
-    ("data_config: {train_file: [a]}\n", '1:28: data_config.train_file[0]: expected a map, found the text "a"'),
+    (
+        "data_config: {train_file: [a]}\n",
+        '1:28: data_config.train_file[0]: expected a map, found the text "a"; write {file: a}',
+    ),
+    ("data_config:\n", "1:1: data_config: expected a map, found null; it is needed"),
     (
         "data_config: {train_file: [{flie: a}]}\n",
         "1:29: data_config.train_file[0].flie: unknown key; did you mean file?",
@@ -76,6 +83,10 @@ def test_a_file_that_is_no_configuration_is_refused_with_its_place(
     refusal: Mistakes, text: str | bytes, message: str
 ) -> None:
     assert refusal(text) == [f"c.yaml:{message}"]
+
+
+def test_what_needs_a_value_has_no_default() -> None:
+    assert {key.name for key in every_key() if key.default == "needed"} == NEEDED
 
 
 def test_all_mistakes_are_told_at_once_from_top_to_bottom(mistakes: Mistakes) -> None:
