@@ -32,6 +32,7 @@ _MOST_COUNTS = 1_000_000
 _MOST_BITS = 10_000
 """Bits that a power may have."""
 
+_DICT_METHODS = frozenset(dir(dict))
 _OURS = ("messages", "tools", "documents", "add_generation_prompt")
 
 Messages = Sequence[Mapping[str, Any]]
@@ -74,6 +75,12 @@ class _Sandbox(ImmutableSandboxedEnvironment):
     """Jinja's sandbox with products kept small: `'x' * 10**12` is one step for the interpreter."""
 
     intercepted_binops = frozenset(["*", "**"])
+
+    def getattr(self, obj: Any, attribute: str) -> Any:
+        """What Jinja itself would find, without first asking a dict for a method that it does not have."""
+        if type(obj) is not dict or attribute in _DICT_METHODS:
+            return super().getattr(obj, attribute)
+        return obj[attribute] if attribute in obj else self.undefined(obj=obj, name=attribute)
 
     def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
         if operator == "**" and int(abs(left)).bit_length() * abs(right) > _MOST_BITS:

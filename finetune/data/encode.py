@@ -27,7 +27,7 @@ from finetune.errors import TemplateError
 TrainOn = Literal["all", "last"]
 Overflow = Literal["drop", "truncate-left", "error"]
 
-_AT_ONCE = 256  # conversations whose texts the tokenizer gets in one call
+_AT_ONCE = 64  # conversations whose texts the tokenizer gets in one call
 
 
 @dataclass(frozen=True, slots=True, eq=False)

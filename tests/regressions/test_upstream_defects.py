@@ -172,7 +172,7 @@ def test_10_a_missing_file_is_told_before_a_model_is_looked_for(data: Path, conf
 
 def test_11_an_unknown_role_is_refused_by_line(template: ChatTemplate, tmp_path: Path) -> None:
     robot = [{"role": "robot", "content": "beep"}, TWO_TURNS[1]]
-    with pytest.raises(DataError, match=r"t\.jsonl:2:24: E204 message 1 has role 'robot'; expected system, user"):
+    with pytest.raises(DataError, match=r"t\.jsonl:2:24: E204 message 1 has role 'robot'; expected system"):
         encoded(template, tmp_path, {"messages": TWO_TURNS}, {"messages": robot})
 
 
