@@ -241,13 +241,13 @@ def check(
     import json
 
     from finetune.config.load import load_config
-    from finetune.data.check import all_of, check_file
+    from finetune.data.checking.check import all_of, check_data
+    from finetune.data.checking.fix import fix as write_fixed
     from finetune.data.dataset import template_under
-    from finetune.data.fix import fix as write_fixed
 
     settings = all_of(data) if config is None else load_config(config)
     template = None if model is None else template_under(settings, model)
-    report = check_file(data, template, settings)
+    report = check_data(data, template, settings)
     print(json.dumps(report.as_dict(), ensure_ascii=False) if as_json else "\n".join(report.lines()))
     if fix is not None:
         print("\n".join(write_fixed(report, settings, fix)), file=sys.stderr if as_json else sys.stdout)
@@ -304,7 +304,7 @@ def docs(
 
     Example: finetune docs E207
     """
-    from finetune.data import problems
+    from finetune.data.checking import problems
 
     print("\n\n".join(map(problems.page, codes)) if codes else "\n".join(problems.titles()))
 

@@ -18,12 +18,12 @@ from rich.text import Text
 from finetune.chat.template import ChatTemplate
 from finetune.config.load import load_config
 from finetune.config.schema import Config
-from finetune.data.check import all_of, files_of
+from finetune.data.checking.check import all_of, files_of
 from finetune.data.dataset import load_examples, template_under
-from finetune.data.intake import Intake, wanted_format
 from finetune.data.plan import Step
 from finetune.data.preview import Kind, View, batch_views, views
-from finetune.data.record import Malformed, Record
+from finetune.data.reading.intake import Intake, wanted_format
+from finetune.data.reading.record import Malformed, Record
 from finetune.errors import ConfigError, DataError, TemplateError
 from finetune.report import write_texts
 from finetune.train.prepare import conversations_per_step, make_plan

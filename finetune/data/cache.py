@@ -28,7 +28,7 @@ import numpy as np
 from finetune import log
 from finetune.data.examples import Examples
 from finetune.data.ledger import FileAccount, Ledger
-from finetune.data.records import Malformed
+from finetune.data.reading.records import Malformed
 from finetune.disk import (
     TEMPORARY,
     bytes_free,
@@ -63,7 +63,7 @@ def cached(key: Mapping[str, object], make: Callable[[], Examples]) -> Examples:
 def _code_version() -> list[str]:
     """What decides how text becomes tokens, besides template and data: libraries, and the code of two rooms."""
     rooms = Path(__file__).parents[1]
-    files = sorted(file for room in ("chat", "data") for file in (rooms / room).glob("*.py"))
+    files = sorted(file for room in ("chat", "data") for file in (rooms / room).rglob("*.py"))
     total = hashlib.sha256()
     for file in files:
         total.update(file.read_bytes())

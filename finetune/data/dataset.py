@@ -12,11 +12,11 @@ from finetune.chat.template import ChatTemplate
 from finetune.config.schema import Config, DataConfig, FileShare
 from finetune.data.cache import cached
 from finetune.data.examples import Examples
-from finetune.data.formats import PlainText
-from finetune.data.intake import Intake, content_hash, raise_problems, resolve_file, wanted_format
 from finetune.data.ledger import FileAccount
 from finetune.data.mixture import FileLoad, Shelf
-from finetune.data.records import Malformed
+from finetune.data.reading.formats import PlainText
+from finetune.data.reading.intake import Intake, content_hash, raise_problems, resolve_file, wanted_format
+from finetune.data.reading.records import Malformed
 from finetune.errors import DataError, TrainingError
 
 __all__ = [

@@ -20,8 +20,8 @@ from transformers import PreTrainedTokenizerFast
 from finetune.chat.messages import Conversation
 from finetune.chat.script import Transcript
 from finetune.chat.template import ChatTemplate, Rendered
-from finetune.data.formats import PlainText
 from finetune.data.ledger import Fate
+from finetune.data.reading.formats import PlainText
 from finetune.errors import TemplateError
 
 TrainOn = Literal["all", "last"]

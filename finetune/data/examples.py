@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from finetune.data.encode import Example
 from finetune.data.ledger import FileAccount, Ledger
-from finetune.data.records import Malformed
+from finetune.data.reading.records import Malformed
 
 
 @dataclass(frozen=True, eq=False)

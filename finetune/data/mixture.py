@@ -9,10 +9,10 @@ from finetune.chat.messages import Conversation
 from finetune.chat.template import ChatTemplate
 from finetune.config.schema import DataConfig, FileShare
 from finetune.data.encode import Encoder, Example, Outcome, Source, trained_turns
-from finetune.data.intake import Intake, wanted_format
 from finetune.data.ledger import Fate, FileAccount, Ledger
 from finetune.data.plan import permutation
-from finetune.data.records import Malformed, Record
+from finetune.data.reading.intake import Intake, wanted_format
+from finetune.data.reading.records import Malformed, Record
 from finetune.errors import TemplateError
 
 

@@ -1,25 +1,12 @@
 """Which of a person's files is for training, which for validation and which for the test: by their names."""
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from finetune.data.records import data_files, is_hub_id
+from finetune.data.reading.records import data_files, is_hub_id
+from finetune.data.reading.splits import Split, frame_of, split_of
 from finetune.errors import DataError, some_of
-
-_WORDS: Mapping[str, str] = {
-    "train": "train",
-    "training": "train",
-    "dev": "val",
-    "development": "val",
-    "eval": "val",
-    "val": "val",
-    "valid": "val",
-    "validation": "val",
-    "test": "test",
-    "testing": "test",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,41 +43,28 @@ def find_files(data: str) -> DataFiles:
 
 def _sorted_out(folder: Path, names: Sequence[str]) -> DataFiles:
     """The files of a folder by what their names say; the only one without a word trains."""
-    by_part: dict[str, list[str]] = {}
+    by_split: dict[Split | None, list[str]] = {}
     for name in names:
-        by_part.setdefault(_part(name) or "", []).append(name)
-    train = by_part.get("train") or by_part.get("", [])
-    if not train or (len(train) > 1 and "train" not in by_part):
+        by_split.setdefault(split_of(name), []).append(name)
+    train = by_split.get("training") or by_split.get(None, [])
+    if not train or (len(train) > 1 and "training" not in by_split):
         raise DataError(
             f"{folder}: which file is for training? None is called train; it holds {some_of(names, 8)}; "
             "name the file itself: finetune init FILE MODEL"
         )
-    val, test = _first(by_part, "val"), _first(by_part, "test")
+    val, test = _first(by_split, "validation"), _first(by_split, "test")
     used = {*train, val, test}
     return DataFiles(folder, tuple(train), val, test, tuple(name for name in names if name not in used))
 
 
-def _first(by_part: Mapping[str, Sequence[str]], part: str) -> str | None:
-    return next(iter(by_part.get(part, ())), None)
+def _first(by_split: Mapping[Split | None, Sequence[str]], split: Split) -> str | None:
+    return next(iter(by_split.get(split, ())), None)
 
 
 def _beside(path: Path) -> DataFiles:
     """A file; and for a training file those beside it whose names differ in that one word."""
-    if _part(path.name) != "train":
+    if split_of(path.name) != "training":
         return DataFiles(path.parent, (path.name,))
-    alike = [file.name for file in data_files(path.parent) if _frame(file.name) == _frame(path.name)]
-    by_part = {_part(name) or "": [name] for name in reversed(alike)}
-    return DataFiles(path.parent, (path.name,), _first(by_part, "val"), _first(by_part, "test"))
-
-
-def _part(name: str) -> str | None:
-    """train, val or test, where one of the words of a file's name says so."""
-    words = re.split(r"[\W_]+", name.lower())
-    return next((_WORDS[word] for word in words if word in _WORDS), None)
-
-
-def _frame(name: str) -> str | None:
-    """A name without the word that says what it is for; None where there is none. Endings do not count."""
-    words = re.split(r"([\W_]+)", name.partition(".")[0].lower())
-    at = next((i for i, word in enumerate(words) if word in _WORDS), None)
-    return None if at is None else "".join([*words[:at], "*", *words[at + 1 :]])
+    alike = [file.name for file in data_files(path.parent) if frame_of(file.name) == frame_of(path.name)]
+    by_split = {split_of(name): [name] for name in reversed(alike)}
+    return DataFiles(path.parent, (path.name,), _first(by_split, "validation"), _first(by_split, "test"))

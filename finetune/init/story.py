@@ -8,9 +8,9 @@ from typing import Any
 
 from finetune.chat.load import load_template
 from finetune.config.files import find_shipped
-from finetune.data.check import CheckReport, check_file
-from finetune.data.intake import raise_problems
-from finetune.data.record import Malformed
+from finetune.data.checking.check import CheckReport, check_data
+from finetune.data.reading.intake import raise_problems
+from finetune.data.reading.record import Malformed
 from finetune.errors import DataError, FolderInUseError, StorageError
 from finetune.init.files import DataFiles, find_files
 from finetune.init.guess import Guess, Method, Survey, guess
@@ -41,7 +41,7 @@ def init(data: str, model: str, output: Path, method: Method, chat_template: Pat
 def survey_of(files: DataFiles, model: str, chat_template: Path | None = None) -> Survey:
     """Read every file and count its tokens as `model` does. Raises DataError with the first mistakes."""
     template = load_template(model, chat_template=chat_template)
-    reports = {name: check_file(files.path(name), template) for name in files.all}
+    reports = {name: check_data(files.path(name), template) for name in files.all}
     in_order = (sorted(report.problems, key=_position) for report in reports.values())
     problems = [problem for found in in_order for problem in found]
     rows = {name: report.rows for name, report in reports.items()}

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from finetune.config.schema import DataConfig
-from finetune.data.check import check_file
+from finetune.data.checking.check import check_data
 from finetune.data.dataset import load_examples
 
 FOLDER = Path(__file__).parents[2] / "data_examples"
@@ -24,7 +24,7 @@ FORMATS = {
 def test_every_example_file_trains_whole(name, glm4):
     examples = load_examples(DataConfig(train_file=name), name, FOLDER, glm4, max_length=4096)
     assert (examples.format, examples.ledger.fates["trained"]) == FORMATS[name]
-    assert check_file(FOLDER / name).ok
+    assert check_data(FOLDER / name).ok
 
 
 def test_every_example_file_is_listed_in_the_readme():

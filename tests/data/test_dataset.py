@@ -271,5 +271,7 @@ def test_a_folder_and_a_parquet_file_are_data_files_too(load, tmp_path):
 
 
 def test_reading_data_loads_no_torch():
-    program = "import sys, finetune.data.check, finetune.data.dataset; sys.exit('torch' in sys.modules)"
+    program = (
+        "import sys, finetune.data.checking.check, finetune.data.dataset; sys.exit('torch' in sys.modules)"
+    )
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0

@@ -6,8 +6,8 @@ from hypothesis import strategies as st
 
 from finetune.chat.messages import Conversation, Image, Message, Tool
 from finetune.data.encode import Encoder, encode, trained_turns
-from finetune.data.formats import PlainText
 from finetune.data.ledger import FATES, Ledger
+from finetune.data.reading.formats import PlainText
 from finetune.errors import DataError, TemplateError
 
 
@@ -114,8 +114,8 @@ def test_truncation_drops_whole_oldest_turns_and_keeps_system_and_tools(glm4):
 def test_truncation_cuts_no_tool_result_from_its_call(glm4):
     import json
 
-    from finetune.data.formats import parse_conversation
-    from finetune.data.records import Record
+    from finetune.data.reading.formats import parse_conversation
+    from finetune.data.reading.records import Record
 
     calls = [{"name": "f", "arguments": {}}]
     turns = [

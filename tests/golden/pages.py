@@ -9,8 +9,8 @@ from pathlib import Path
 
 from finetune.chat.messages import Conversation
 from finetune.chat.template import ChatTemplate
-from finetune.data.formats import PlainText
-from finetune.data.intake import Intake
+from finetune.data.reading.formats import PlainText
+from finetune.data.reading.intake import Intake
 from finetune.errors import FinetuneError
 from tests.chat.conftest import FAMILIES
 

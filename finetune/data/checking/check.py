@@ -15,24 +15,23 @@ import numpy as np
 from finetune.chat.messages import ROLES, Conversation
 from finetune.chat.template import ChatTemplate
 from finetune.config.schema import Config, DataConfig
-from finetune.data.check_report import CheckReport, FileReport
+from finetune.data.checking.findings import Findings
+from finetune.data.checking.fingerprints import Fingerprints, Repetition
+from finetune.data.checking.report import CheckReport, FileReport
+from finetune.data.checking.review import review
+from finetune.data.checking.writing import WritingSystems
 from finetune.data.encode import Encoded, Encoder, Source, encode
-from finetune.data.findings import Findings
-from finetune.data.fingerprints import Fingerprints, Repetition
-from finetune.data.intake import Intake, resolve_file, wanted_format
 from finetune.data.ledger import Fate, Ledger
-from finetune.data.record import Malformed, Record
-from finetune.data.records import data_files
-from finetune.data.review import review
-from finetune.data.writing import WritingSystems
+from finetune.data.reading.intake import Intake, resolve_file, wanted_format
+from finetune.data.reading.record import Malformed, Record
+from finetune.data.reading.records import data_files
+from finetune.data.reading.splits import SPLITS, Split, split_of
 from finetune.errors import TemplateError
 
 _WITHOUT_LIMIT = 1 << 62
-SPLITS = ("training", "validation", "test")
-_VALIDATION = {"dev", "eval", "val", "valid", "validation"}
 _DIGITS = {role: str(number) for number, role in enumerate(ROLES)}
 
-__all__ = ["CheckReport", "all_of", "check_file", "files_of"]
+__all__ = ["CheckReport", "all_of", "check_data", "files_of"]
 
 
 def all_of(data: str | Path) -> Config:
@@ -40,7 +39,7 @@ def all_of(data: str | Path) -> Config:
     return Config(data_config=DataConfig(train_file=str(data)))
 
 
-def check_file(
+def check_data(
     data: str | Path, template: ChatTemplate | None = None, config: Config | None = None
 ) -> CheckReport:
     """Read all of `data` and report; without `template` no tokens are counted. `config`: format and limits.
@@ -55,32 +54,27 @@ def check_file(
     return survey.report(str(data))
 
 
-def files_of(data: Path, config: Config) -> dict[Path, str]:
+def files_of(data: Path, config: Config) -> dict[Path, Split]:
     """The files to be read, and what each is for; those for training first, so that others can repeat them."""
     if not data.is_dir():
         return {data: "training"}
     if config.data_config.train_file == str(data):
-        found = [(path, _split_of(path)) for path in data_files(data)]
+        found = [(path, split_of(path.name) or "training") for path in data_files(data)]
         return dict(sorted(found, key=lambda one: SPLITS.index(one[1])))
-    splits: dict[Path, str] = {}
+    splits: dict[Path, Split] = {}
     for name, split in _named_files(config.data_config):
         splits.setdefault(resolve_file(name, data), split)
     return splits
 
 
-def _named_files(files: DataConfig) -> Iterator[tuple[str, str]]:
+def _named_files(files: DataConfig) -> Iterator[tuple[str, Split]]:
     """Names of files, and what each is for."""
     shares = [files.train_file] if isinstance(files.train_file, str) else [one.file for one in files.train_file]
     yield from ((name, "training") for name in shares)
-    for name, split in ((files.val_file, "validation"), (files.test_file, "test")):
-        if name is not None:
-            yield name, split
-
-
-def _split_of(path: Path) -> str:
-    """By the words of a file's name: `dev.jsonl`, `test-2.jsonl`."""
-    words = set(path.name.lower().replace("-", ".").replace("_", ".").split("."))
-    return "validation" if words & _VALIDATION else "test" if "test" in words else "training"
+    if files.val_file is not None:
+        yield files.val_file, "validation"
+    if files.test_file is not None:
+        yield files.test_file, "test"
 
 
 @dataclass(slots=True)
@@ -100,7 +94,7 @@ class _Survey:
     def limit(self) -> int:
         return self.config.max_input_length + self.config.max_output_length
 
-    def read(self, path: Path, split: str) -> None:
+    def read(self, path: Path, split: Split) -> None:
         """Look through one file."""
         intake = Intake(path, wanted_format(self.config.data_config))
         report = FileReport(str(path), split, ledger=None if self.template is None else Ledger())

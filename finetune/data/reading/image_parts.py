@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from finetune.chat.messages import Image, KeyPath, Message
-from finetune.data.fields import WrongRecordError, decoded, json_kind, text_of
+from finetune.data.reading.fields import WrongRecordError, decoded, json_kind, text_of
 
 IMAGE = "<image>"
 """In a message's text: where one of the record's images stands."""

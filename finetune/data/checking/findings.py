@@ -5,8 +5,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from finetune.data.problems import pages
-from finetune.data.record import Malformed
+from finetune.data.checking.problems import pages
+from finetune.data.reading.record import Malformed
 
 KEPT = 20
 """So many places of each code are remembered; the others are only counted."""

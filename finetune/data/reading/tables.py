@@ -10,8 +10,8 @@ from io import BufferedReader, TextIOWrapper
 from pathlib import Path
 from typing import Any
 
-from finetune.data.json_files import other_encoding
-from finetune.data.record import Malformed, Record
+from finetune.data.reading.json_files import other_encoding
+from finetune.data.reading.record import Malformed, Record
 from finetune.errors import DataError
 
 _LONGEST_CELL = 2**31 - 1  # Python's own limit, 131,072 characters, is shorter than some conversations

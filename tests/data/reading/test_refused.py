@@ -5,8 +5,8 @@ from typing import NamedTuple
 
 import pytest
 
-from finetune.data.intake import Intake
-from finetune.data.problems import pages
+from finetune.data.checking.problems import pages
+from finetune.data.reading.intake import Intake
 
 
 class Case(NamedTuple):

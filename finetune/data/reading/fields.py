@@ -3,7 +3,7 @@
 from typing import Any
 
 from finetune.chat.messages import KeyPath
-from finetune.data.strict_json import NotJSONError, loads
+from finetune.data.reading.strict_json import NotJSONError, loads
 
 
 class WrongRecordError(ValueError):

@@ -3,7 +3,7 @@
 from itertools import count
 
 from finetune.chat.messages import KeyPath
-from finetune.data.strict_json import decode_at, skip_blank
+from finetune.data.reading.strict_json import decode_at, skip_blank
 
 
 def offset_of(text: str, start: int, path: KeyPath) -> int:

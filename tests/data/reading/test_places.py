@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from finetune.data.formats import detect_format, parse_conversation
-from finetune.data.json_paths import line_and_column, offset_of
-from finetune.data.record import Record
-from finetune.data.strict_json import DEEPEST, decode_at
+from finetune.data.reading.formats import detect_format, parse_conversation
+from finetune.data.reading.json_paths import line_and_column, offset_of
+from finetune.data.reading.record import Record
+from finetune.data.reading.strict_json import DEEPEST, decode_at
 from finetune.errors import TemplateError
 
 TEXT = '{"a": [1, {"b": "x,]}", "好": null}], "c": "[1, 2]"}'

@@ -13,9 +13,9 @@ from pathlib import Path
 from finetune import log
 from finetune.chat.messages import Conversation
 from finetune.config.schema import DataConfig
-from finetune.data.fields import WrongRecordError
-from finetune.data.formats import Format, PlainText, RecordError, detect_format, parse_conversation
-from finetune.data.records import Malformed, Record, data_files, is_hub_id, read_records
+from finetune.data.reading.fields import WrongRecordError
+from finetune.data.reading.formats import Format, PlainText, RecordError, detect_format, parse_conversation
+from finetune.data.reading.records import Malformed, Record, data_files, is_hub_id, read_records
 from finetune.disk import sha256_of
 from finetune.errors import DataError
 

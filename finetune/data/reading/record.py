@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from finetune.chat.messages import KeyPath
-from finetune.data.json_paths import line_and_column, offset_of
+from finetune.data.reading.json_paths import line_and_column, offset_of
 
 
 @dataclass(frozen=True, slots=True)

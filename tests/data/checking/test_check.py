@@ -5,9 +5,9 @@ import json
 import pytest
 
 from finetune.config.schema import Config, DataConfig
-from finetune.data.check import all_of, check_file
-from finetune.data.fix import fix
-from finetune.data.problems import pages
+from finetune.data.checking.check import all_of, check_data
+from finetune.data.checking.fix import fix
+from finetune.data.checking.problems import pages
 from finetune.errors import DataError, FolderInUseError
 
 
@@ -39,7 +39,7 @@ def data(tmp_path):
 
 
 def test_mistakes_and_warnings_are_found_without_a_template(data):
-    report = check_file(data)
+    report = check_data(data)
     assert (report.rows, report.format, report.ok) == (6, "messages", False)
     assert found(report) == {
         "E205": ["data.jsonl:5:82"],
@@ -52,7 +52,7 @@ def test_mistakes_and_warnings_are_found_without_a_template(data):
 
 
 def test_with_a_template_the_report_says_what_the_limit_would_cut(data, glm4):
-    report = check_file(data, glm4)
+    report = check_data(data, glm4)
     (file,) = report.files
     assert {fate: n for fate, n in file.ledger.fates.items() if n} == {
         "trained": 2,
@@ -66,7 +66,7 @@ def test_with_a_template_the_report_says_what_the_limit_would_cut(data, glm4):
 
 
 def test_the_report_reads_well_on_the_screen(data, glm4):
-    assert check_file(data, glm4).lines() == [
+    assert check_data(data, glm4).lines() == [
         f"{data}:6:2: E105 not valid JSON: cut off in the middle of a record; "
         "the file ends here without a line break",
         f"{data}:5:82: E205 message 2 (assistant) is empty; write its content or leave the record out",
@@ -87,14 +87,14 @@ def test_the_report_reads_well_on_the_screen(data, glm4):
 
 
 def test_the_report_is_plain_json_with_every_code_counted(data, glm4):
-    described = json.loads(json.dumps(check_file(data, glm4).as_dict()))
+    described = json.loads(json.dumps(check_data(data, glm4).as_dict()))
     assert (described["errors"], described["warnings"], described["lengths"]["longest"]) == (2, 3, 1208)
     assert described["findings"]["E205"]["places"][0]["column"] == 82
     assert described["files"][0]["ledger"]["trained"] == 2
 
 
 def test_many_mistakes_are_counted_and_the_first_are_shown(tmp_path):
-    report = check_file(write(tmp_path / "a.jsonl", row(), *["{"] * 500))
+    report = check_data(write(tmp_path / "a.jsonl", row(), *["{"] * 500))
     assert (report.findings.errors, len(report.findings.kept["E105"])) == (500, 20)
     assert f"… E105 497 times more: {pages()['E105'].splitlines()[0].removeprefix('E105 ')}" in report.lines()
 
@@ -110,7 +110,7 @@ def test_many_mistakes_are_counted_and_the_first_are_shown(tmp_path):
     ],
 )
 def test_rows_that_say_the_same_are_told_from_rows_that_do_not(tmp_path, second, code):
-    report = check_file(write(tmp_path / "a.jsonl", row("Hello there", "A b"), row(), second))
+    report = check_data(write(tmp_path / "a.jsonl", row("Hello there", "A b"), row(), second))
     assert found(report) == ({code: ["a.jsonl:3:0"]} if code else {})
 
 
@@ -124,7 +124,7 @@ def test_the_same_words_of_another_role_or_call_are_not_the_same(tmp_path):
         }
 
     system = {"messages": [{"role": "system", "content": "q"}, {"role": "assistant", "content": "a"}]}
-    report = check_file(write(tmp_path / "a.jsonl", row(), system, calling({"x": 1}), calling({"x": 2})))
+    report = check_data(write(tmp_path / "a.jsonl", row(), system, calling({"x": 1}), calling({"x": 2})))
     assert "W501" not in found(report) and "W502" not in found(report)
 
 
@@ -132,7 +132,7 @@ def test_what_is_evaluated_on_must_not_be_trained_on(tmp_path):
     write(tmp_path / "train.jsonl", row("a"), row("b"), row("c"))
     write(tmp_path / "dev.jsonl", row("d"), row("B"), row("e"))
     write(tmp_path / "my-test.jsonl", row("a"), row("d"), row("f"))
-    report = check_file(tmp_path)
+    report = check_data(tmp_path)
     assert {file.path.rsplit("/", 1)[1]: file.split for file in report.files} == {
         "dev.jsonl": "validation",
         "my-test.jsonl": "test",
@@ -151,7 +151,7 @@ def test_a_configuration_says_which_files_of_a_folder_count_and_for_what(tmp_pat
     for name in ("a", "b", "c"):
         write(tmp_path / f"{name}.jsonl", row(name, "x"), row("same"))
     config = Config(data_config=DataConfig(train_file="a.jsonl", val_file="b.jsonl", test_file="b.jsonl"))
-    report = check_file(tmp_path, config=config)
+    report = check_data(tmp_path, config=config)
     assert [(file.path[-7:], file.split) for file in report.files] == [
         ("a.jsonl", "training"),
         ("b.jsonl", "validation"),
@@ -163,8 +163,8 @@ def test_overflow_error_makes_a_long_row_a_mistake_and_truncation_says_so(data, 
     def config(overflow):
         return Config(data_config=DataConfig(train_file="x", overflow=overflow))
 
-    assert found(check_file(data, glm4, config("error")))["E401"] == ["data.jsonl:2:1"]
-    (long,) = check_file(data, glm4, config("truncate-left")).findings.kept["W504"]
+    assert found(check_data(data, glm4, config("error")))["E401"] == ["data.jsonl:2:1"]
+    (long,) = check_data(data, glm4, config("truncate-left")).findings.kept["W504"]
     assert long.reason.endswith("it would be left out")  # its one answer does not fit, whatever is cut
 
 
@@ -173,34 +173,34 @@ def test_a_row_whose_answers_are_all_context_is_told(tmp_path, glm4):
         tmp_path / "a.jsonl",
         {"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a", "weight": 0}]},
     )
-    assert found(check_file(path, glm4)) == {"W505": ["a.jsonl:1:1"]}
+    assert found(check_data(path, glm4)) == {"W505": ["a.jsonl:1:1"]}
 
 
 def test_writing_systems_are_told_by_their_share_of_letters(tmp_path):
     path = write(tmp_path / "a.jsonl", row("你好你好", "abcd"), row("абвг 123 …", "かなカナ"))
-    shares = check_file(path).writing
+    shares = check_data(path).writing
     assert shares == {name: pytest.approx(0.25) for name in ("Latin", "Cyrillic", "Kana", "Han")}
 
 
 def test_a_good_file_is_ok(tmp_path):
-    assert check_file(write(tmp_path / "good.jsonl", row())).ok
+    assert check_data(write(tmp_path / "good.jsonl", row())).ok
 
 
 def test_an_empty_file_is_not_ok(tmp_path, glm4):
-    report = check_file(write(tmp_path / "empty.jsonl", ""), glm4)
+    report = check_data(write(tmp_path / "empty.jsonl", ""), glm4)
     assert not report.ok and report.rows == 0 and report.lines()
 
 
 def test_a_file_that_is_not_there_is_an_error(tmp_path):
     with pytest.raises(DataError, match="no such file"):
-        check_file(tmp_path / "none.jsonl")
+        check_data(tmp_path / "none.jsonl")
 
 
 # --- fix
 
 
 def fixed(data, output, template=None):
-    report = check_file(data, template)
+    report = check_data(data, template)
     return report, fix(report, all_of(data), output)
 
 
@@ -216,7 +216,7 @@ def test_fix_writes_what_can_be_used_and_lists_the_rest(data, tmp_path):
 
 def test_what_was_fixed_has_nothing_left_to_fix(data, tmp_path, glm4):
     fixed(data, tmp_path / "out", glm4)
-    again = check_file(tmp_path / "out" / "data.jsonl", glm4)
+    again = check_data(tmp_path / "out" / "data.jsonl", glm4)
     assert again.ok and "W501" not in found(again)
     fixed(tmp_path / "out" / "data.jsonl", tmp_path / "again", glm4)
     assert sorted(path.name for path in (tmp_path / "again").iterdir()) == ["data.jsonl"]

@@ -3,8 +3,8 @@
 from typing import Any
 
 from finetune.chat.messages import KeyPath, Tool, ToolCall
-from finetune.data.fields import WrongRecordError, decoded, json_kind, text_of
-from finetune.data.strict_json import NotJSONError, loads
+from finetune.data.reading.fields import WrongRecordError, decoded, json_kind, text_of
+from finetune.data.reading.strict_json import NotJSONError, loads
 
 
 def tool_list(value: Any, path: KeyPath) -> tuple[Tool, ...]:

@@ -10,9 +10,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from finetune.chat.messages import Conversation, Image, KeyPath, Message, Role, Tool, ToolCall
-from finetune.data.fields import WrongRecordError, decoded, json_kind, text_of
-from finetune.data.image_parts import content_of_parts, own_image, with_images
-from finetune.data.tools import call_arguments, call_in_text, tool_call, tool_list
+from finetune.data.reading.fields import WrongRecordError, decoded, json_kind, text_of
+from finetune.data.reading.image_parts import content_of_parts, own_image, with_images
+from finetune.data.reading.tools import call_arguments, call_in_text, tool_call, tool_list
 
 _ROLES: Mapping[str, Role] = {
     "system": "system",

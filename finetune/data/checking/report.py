@@ -9,10 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from finetune.chat.messages import Conversation
+from finetune.data.checking.findings import Findings
 from finetune.data.encode import Encoded, Source
-from finetune.data.findings import Findings
 from finetune.data.ledger import Ledger
-from finetune.data.record import Malformed
+from finetune.data.reading.record import Malformed
 
 PERCENTILES = (50, 90, 95, 99, 100)
 

@@ -4,7 +4,7 @@ import gzip
 
 import pytest
 
-from finetune.data.records import Malformed, Record, is_hub_id, read_records
+from finetune.data.reading.records import Malformed, Record, is_hub_id, read_records
 
 HEADER = "prompt,completion\n"
 

@@ -8,10 +8,10 @@ from typer.testing import CliRunner
 
 import finetune
 from finetune.cli import app
-from finetune.data.formats import PlainText
-from finetune.data.intake import Intake
-from finetune.data.problems import pages
-from finetune.data.review import review
+from finetune.data.checking.problems import pages
+from finetune.data.checking.review import review
+from finetune.data.reading.formats import PlainText
+from finetune.data.reading.intake import Intake
 from finetune.errors import DataError
 
 EXAMPLE = re.compile(r"^```(jsonl|json|csv)\n(.*?)^```", re.MULTILINE | re.DOTALL)

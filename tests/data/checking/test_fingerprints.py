@@ -5,8 +5,8 @@ import sys
 from hypothesis import given
 from hypothesis import strategies as st
 
-from finetune.data import fingerprints
-from finetune.data.fingerprints import Fingerprints, Repetition, as_read
+from finetune.data.checking import fingerprints
+from finetune.data.checking.fingerprints import Fingerprints, Repetition, as_read
 
 TEXTS = st.lists(st.sampled_from(["a", "A", "a ", "b", "B", "c", "好", "好 "]), max_size=40)
 

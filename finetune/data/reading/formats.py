@@ -14,9 +14,9 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from finetune.chat.messages import Conversation, KeyPath, Message
-from finetune.data.fields import WrongRecordError, decoded, json_kind, text_of
-from finetune.data.record import Malformed, Record
-from finetune.data.turns import Turn, conversation, turn_list
+from finetune.data.reading.fields import WrongRecordError, decoded, json_kind, text_of
+from finetune.data.reading.record import Malformed, Record
+from finetune.data.reading.turns import Turn, conversation, turn_list
 from finetune.errors import DataError
 
 Format = Literal["messages", "sharegpt", "alpaca", "prompt-completion", "text"]

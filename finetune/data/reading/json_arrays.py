@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from finetune.data.strict_json import NotJSONError, decode_at, end_of_value, skip_blank
+from finetune.data.reading.strict_json import NotJSONError, decode_at, end_of_value, skip_blank
 
 _CUT_OFF = ("E105", "the file ends before its array's ]: it is cut off")
 _DEEPEST = 200  # characters of indentation before an element; a bound, so that one long line costs no more

@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from finetune.data.formats import PlainText
-from finetune.data.intake import Intake
-from finetune.data.review import review
+from finetune.data.checking.review import review
+from finetune.data.reading.formats import PlainText
+from finetune.data.reading.intake import Intake
 
 CALL = {"id": "c1", "type": "function", "function": {"name": "f", "arguments": '{"x": 1}'}}
 TOOL = {"type": "function", "function": {"name": "f", "description": "d", "parameters": {"type": "object"}}}

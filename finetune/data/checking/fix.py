@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import IO
 
 from finetune.config.schema import Config
-from finetune.data.check import files_of
-from finetune.data.check_report import CheckReport
-from finetune.data.intake import Intake, wanted_format
-from finetune.data.record import Malformed, Record
+from finetune.data.checking.check import files_of
+from finetune.data.checking.report import CheckReport
+from finetune.data.reading.intake import Intake, wanted_format
+from finetune.data.reading.record import Malformed, Record
 from finetune.disk import unpublished
 from finetune.folder import REJECTED_FILE
 

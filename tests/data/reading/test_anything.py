@@ -7,9 +7,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from finetune.chat.messages import Conversation
-from finetune.data.formats import PlainText, detect_format, parse_conversation
-from finetune.data.intake import Intake
-from finetune.data.records import Malformed, Record, read_records
+from finetune.data.reading.formats import PlainText, detect_format, parse_conversation
+from finetune.data.reading.intake import Intake
+from finetune.data.reading.records import Malformed, Record, read_records
 from finetune.errors import DataError
 
 FIELDS = [

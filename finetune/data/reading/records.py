@@ -7,11 +7,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from finetune.config.files import DATA_SUFFIXES, PACKED_SUFFIXES, is_hub_id
-from finetune.data.compressed import DAMAGE, open_file, without_packing
-from finetune.data.json_files import BOM, not_utf8, other_encoding, read_json
-from finetune.data.json_paths import line_and_column
-from finetune.data.record import Malformed, Record
-from finetune.data.tables import read_csv, read_hub, read_parquet
+from finetune.data.reading.compressed import DAMAGE, open_file, without_packing
+from finetune.data.reading.json_files import BOM, not_utf8, other_encoding, read_json
+from finetune.data.reading.json_paths import line_and_column
+from finetune.data.reading.record import Malformed, Record
+from finetune.data.reading.tables import read_csv, read_hub, read_parquet
 from finetune.errors import DataError
 
 __all__ = ["Malformed", "Record", "data_files", "is_hub_id", "read_records"]

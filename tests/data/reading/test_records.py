@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from finetune.data.records import Malformed, Record, read_records
+from finetune.data.reading.records import Malformed, Record, read_records
 from finetune.errors import DataError, MissingLibraryError
 
 GOOD = '{"text": "好"}'

@@ -5,10 +5,10 @@ import json
 import pytest
 
 from finetune.chat.messages import Conversation, Image, Message, Tool, ToolCall
-from finetune.data.fields import WrongRecordError
-from finetune.data.formats import PlainText, detect_format, parse_conversation
-from finetune.data.record import Record
-from finetune.data.tables import without_nulls
+from finetune.data.reading.fields import WrongRecordError
+from finetune.data.reading.formats import PlainText, detect_format, parse_conversation
+from finetune.data.reading.record import Record
+from finetune.data.reading.tables import without_nulls
 from finetune.errors import DataError
 
 SCHEMA = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}

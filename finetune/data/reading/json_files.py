@@ -8,11 +8,11 @@ from collections.abc import Iterator
 from io import BufferedReader, BytesIO
 from typing import IO, Any
 
-from finetune.data.fields import json_kind
-from finetune.data.json_arrays import concatenated, elements
-from finetune.data.json_paths import line_and_column
-from finetune.data.record import Malformed, Record
-from finetune.data.strict_json import NotJSONError, decode_at, loads, skip_blank
+from finetune.data.reading.fields import json_kind
+from finetune.data.reading.json_arrays import concatenated, elements
+from finetune.data.reading.json_paths import line_and_column
+from finetune.data.reading.record import Malformed, Record
+from finetune.data.reading.strict_json import NotJSONError, decode_at, loads, skip_blank
 
 BOM = b"\xef\xbb\xbf"
 

@@ -6,9 +6,9 @@ import socket
 import pytest
 
 from finetune.chat.messages import Conversation
-from finetune.data.formats import detect_format, parse_conversation
-from finetune.data.record import Record
-from finetune.data.review import review
+from finetune.data.checking.review import review
+from finetune.data.reading.formats import detect_format, parse_conversation
+from finetune.data.reading.record import Record
 
 SCHEMA = {
     "type": "object",

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from finetune.chat.messages import Conversation, KeyPath, Message, Tool, ToolCall
-from finetune.data.schemas import UnusableSchemaError, check_schema, misfits
+from finetune.data.checking.schemas import UnusableSchemaError, check_schema, misfits
 
 _LEAK = re.compile(
     r"<\|(?:user|assistant|system|observation|im_start|im_end|endoftext|eot_id|start_header_id|end_header_id"

@@ -1,0 +1,1 @@
+"""The data linter: what a file holds, what is wrong with it, what is odd about it."""

@@ -1,0 +1,1 @@
+"""From bytes to conversations: every record read, or refused with its place."""
