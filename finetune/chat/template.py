@@ -159,11 +159,11 @@ class ChatTemplate:
         save_tokenizer(self.tokenizer, self.source, self._folder, folder)
 
     def _script(self, conversation: Conversation) -> Script:
-        self._tell_of_systems(conversation)
+        self.notice(conversation)
         return Script(self.settled(conversation), self._jinja, self.dialect, self._controls)
 
-    def _tell_of_systems(self, conversation: Conversation) -> None:
-        """Say once that a system text has moved."""
+    def notice(self, conversation: Conversation) -> None:
+        """Say once that a system text moves."""
         if self._has_told_of_systems or self.dialect.wishes.system_role:
             return
         if any(message.role == "system" and message.content for message in conversation.messages):

@@ -36,7 +36,6 @@ def translate(draft: Draft) -> None:
     _map_freeze_vision(draft)
     _drop_swanlab(draft)
     _drop_without_effect(draft)
-    _tell_num_proc(draft)
 
 
 def _rename(draft: Draft, old: KeyPath, new: KeyPath) -> None:
@@ -151,9 +150,3 @@ def _drop_without_effect(draft: Draft) -> None:
         elif not at_default(key, args[key]):
             draft.notices.append(f"training_args.{key}: {spelt(args[key])} has no effect: {NO_EFFECT[key].why}")
         draft.drop(path)
-
-
-def _tell_num_proc(draft: Draft) -> None:
-    num_proc = draft.get(("data_config", "num_proc"))
-    if isinstance(num_proc, int) and num_proc > 1:
-        draft.notices.append(f"data_config.num_proc: {num_proc} has no effect: one process encodes the data")

@@ -1,17 +1,13 @@
 """Conversation -> examples, and its fate.
 
-Encoding many at once is a matter of two threads: this one renders texts (Jinja, Python), the other has the
-tokenizer work on the texts before them (Rust, without Python's lock).
-
-    conversations --write--> texts of 256 conversations --tokenize--> examples, in order
+conversations --write (Jinja)--> texts --finish (tokenizer)--> examples
 """
 
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
-from typing import Literal, TypeVar
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,8 +22,6 @@ from finetune.errors import TemplateError
 
 TrainOn = Literal["all", "last"]
 Overflow = Literal["drop", "truncate-left", "error"]
-
-_AT_ONCE = 64  # conversations whose texts the tokenizer gets in one call
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -44,7 +38,7 @@ class Example:
 Encoded = tuple[tuple[Example, ...], Fate]
 Source = Conversation | PlainText
 Outcome = Encoded | TemplateError
-Item = TypeVar("Item")
+Texts = tuple[Transcript, ...] | TemplateError
 
 
 def encode(
@@ -76,26 +70,15 @@ class Encoder:
     train_on: TrainOn = "all"
     overflow: Overflow = "drop"
 
-    def stream(self, sources: Iterable[tuple[Item, Source]]) -> Iterator[tuple[Item, Source, Outcome]]:
-        """The pairs of an item and its conversation as they come, each with what became of it."""
-        with ThreadPoolExecutor(1) as tokenizing:
-            batch: list[tuple[Item, Source]] = []
-            pending: Future[list[Outcome]] | None = None
-            for following in _batches(iter(sources), _AT_ONCE):
-                written = [self._write(source) for _, source in following]
-                outcomes = tokenizing.submit(self._finish, [source for _, source in following], written)
-                if pending is not None:
-                    yield from _zipped(batch, pending.result())
-                batch, pending = following, outcomes
-            if pending is not None:
-                yield from _zipped(batch, pending.result())
-
     def encode(self, sources: Sequence[Source]) -> list[Outcome]:
         """Each conversation's outcome, by one call of the tokenizer as a rule."""
-        return self._finish(sources, [self._write(source) for source in sources])
+        return self.finish(sources, self.write(sources))
 
-    def _write(self, source: Source) -> tuple[Transcript, ...] | TemplateError:
+    def write(self, sources: Sequence[Source]) -> list[Texts]:
         """The texts to be tokenized; none of a document, or where there is no answer to learn."""
+        return [self._write(source) for source in sources]
+
+    def _write(self, source: Source) -> Texts:
         if isinstance(source, PlainText):
             return ()
         for message in source.messages:
@@ -106,9 +89,8 @@ class Encoder:
         except TemplateError as error:
             return error
 
-    def _finish(
-        self, sources: Sequence[Source], written: Sequence[tuple[Transcript, ...] | TemplateError]
-    ) -> list[Outcome]:
+    def finish(self, sources: Sequence[Source], written: Sequence[Texts]) -> list[Outcome]:
+        """What `encode` gives, from the texts that `write` made."""
         texts = [() if isinstance(one, TemplateError) else one for one in written]
         try:
             rendered = iter(self.template.encode([text for one in texts for text in one]))
@@ -116,7 +98,7 @@ class Encoder:
             if len(sources) == 1:
                 return [error]
             # One of them cannot be tokenized as what it is: it must not cost the others.
-            alone = [self._finish([source], [one]) for source, one in zip(sources, written, strict=True)]
+            alone = [self.finish([source], [one]) for source, one in zip(sources, written, strict=True)]
             return [outcome for (outcome,) in alone]
         return [
             one if isinstance(one, TemplateError) else self._outcome(source, list(islice(rendered, len(one))))
@@ -139,17 +121,6 @@ class Encoder:
             return error
         examples = tuple(_example(one.input_ids, one.loss_mask) for one in tails)
         return examples, "truncated" if examples else "too_long"
-
-
-def _batches(items: Iterator[Item], size: int) -> Iterator[list[Item]]:
-    while batch := list(islice(items, size)):
-        yield batch
-
-
-def _zipped(
-    batch: Sequence[tuple[Item, Source]], outcomes: Sequence[Outcome]
-) -> Iterator[tuple[Item, Source, Outcome]]:
-    return ((item, source, outcome) for (item, source), outcome in zip(batch, outcomes, strict=True))
 
 
 def trained_turns(example: Example) -> int:

@@ -13,6 +13,7 @@ from finetune.data.ledger import Fate, FileAccount, Ledger
 from finetune.data.plan import permutation
 from finetune.data.reading.intake import Intake, wanted_format
 from finetune.data.reading.records import Malformed, Record
+from finetune.data.stream import encoded
 from finetune.errors import TemplateError
 
 
@@ -53,12 +54,13 @@ class FileLoad:
         """Encode, count, and put on the shelf as often as the file's weight says."""
         encoder = Encoder(template, max_length, self.data_config.train_on, self.data_config.overflow)
         kept: list[_Kept] = []
-        for record, conversation, outcome in encoder.stream(self._worth_encoding()):
-            encoded = self._count(record, conversation, outcome, max_length)
-            if encoded and self.share.weight == 1:
-                shelf.add(*encoded[:3])
-            elif encoded:
-                kept.append(encoded)
+        processes = self.data_config.num_proc
+        for record, conversation, outcome in encoded(encoder, self._worth_encoding(), processes=processes):
+            made = self._count(record, conversation, outcome, max_length)
+            if made and self.share.weight == 1:
+                shelf.add(*made[:3])
+            elif made:
+                kept.append(made)
         self._draw(kept, shelf)
         self.intake.problems.sort(key=lambda problem: (problem.source, problem.line, problem.column))
         self.ledger.rows = self.intake.rows

@@ -33,13 +33,6 @@ def test_an_old_name_is_read_as_the_new_one_and_said_once(
     assert config.origins[f"training_args.{key}"].endswith("c.yaml:3")
 
 
-@pytest.mark.parametrize(("num_proc", "lines"), [(1, 0), (4, 1)])
-def test_more_than_one_encoding_process_is_told_to_have_no_effect(
-    load: Load, num_proc: int, lines: int
-) -> None:
-    assert len(load("", [f"data_config.num_proc={num_proc}"]).notices) == lines
-
-
 def test_torch_dtype_is_dtype(load: Load) -> None:
     config = load("model_config: {torch_dtype: bfloat16}")
     assert config.model.dtype == "bfloat16"

@@ -15,9 +15,8 @@ import numpy as np
 import pytest
 
 from finetune.config.schema import DataConfig, FileShare
-from finetune.data import cache, dataset
+from finetune.data import cache, dataset, mixture
 from finetune.data.dataset import Examples, load_examples
-from finetune.data.encode import Encoder
 from finetune.disk import cache_folder
 from finetune.errors import DataError
 from tests.data.conftest import GLM4, byte_tokenizer
@@ -65,13 +64,13 @@ def load(file: Path, glm4) -> Load:
 def encodings(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """One entry for each time that data was really encoded."""
     made: list[int] = []
-    stream = Encoder.stream
+    encoded = mixture.encoded
 
-    def counting(self: Encoder, sources: Iterator) -> Iterator:
+    def counting(*arguments: object, **options: object) -> Iterator:
         made.append(1)
-        return stream(self, sources)
+        return encoded(*arguments, **options)
 
-    monkeypatch.setattr(Encoder, "stream", counting)
+    monkeypatch.setattr(mixture, "encoded", counting)
     return made
 
 
@@ -111,6 +110,12 @@ def test_another_setting_is_another_entry(load: Load, encodings: list[int], othe
     load()
     load(**other)
     assert len(encodings) == 2 and len(entries()) == 2
+
+
+def test_more_processes_find_what_one_encoded(load: Load, encodings: list[int]) -> None:
+    load()
+    load(num_proc=2)
+    assert len(encodings) == 1
 
 
 def test_other_data_another_template_another_tokenizer_and_other_code_are_other_entries(
@@ -205,14 +210,14 @@ def _encode(folder: Path, started: "multiprocessing.synchronize.Event", slow: fl
     """A process that encodes slowly, and says when it has begun."""
     from finetune.chat.template import ChatTemplate
 
-    stream = Encoder.stream
+    encoded = mixture.encoded
 
-    def slowly(self: Encoder, sources: Iterator) -> Iterator:
+    def slowly(*arguments: object, **options: object) -> Iterator:
         started.set()
         time.sleep(slow)
-        return stream(self, sources)
+        return encoded(*arguments, **options)
 
-    Encoder.stream = slowly  # type: ignore[method-assign]
+    mixture.encoded = slowly
     template = ChatTemplate(byte_tokenizer(), GLM4.read_text(encoding="utf-8"), name="glm4.jinja")
     config = DataConfig(train_file="train.jsonl", on_bad_record="skip")
     load_examples(config, "train.jsonl", folder, template, max_length=100)

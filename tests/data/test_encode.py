@@ -1,20 +1,36 @@
 """Conversations to examples: what is learnt, what is cut, what is dropped, and nothing unsaid."""
 
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from finetune.chat.messages import Conversation, Image, Message, Tool
+from finetune.data import stream
 from finetune.data.encode import Encoder, encode, trained_turns
 from finetune.data.ledger import FATES, Ledger
 from finetune.data.reading.formats import PlainText
+from finetune.data.stream import encoded
 from finetune.errors import DataError, TemplateError
 
 
 @pytest.fixture(scope="module")
-def monkeypatch_module():
+def small_batches():
+    """Let so many conversations be encoded at once."""
     with pytest.MonkeyPatch.context() as patch:
-        yield patch
+        yield lambda count: patch.setattr(stream, "_AT_ONCE", count)
+
+
+@pytest.fixture
+def two_cores(monkeypatch):
+    """Whatever this machine has."""
+    monkeypatch.setattr(stream.os, "sched_getaffinity", lambda _: {0, 1})
 
 
 def talk(*texts: str, system: str = "", tools=()) -> Conversation:
@@ -208,11 +224,12 @@ def test_ledgers_add_up_over_files():
     }
 
 
+UNTRAINABLE = Conversation((Message("user", "q", images=(Image("x.png"),)), Message("assistant", "a")))
 TEXTS = st.text(alphabet="ab好\n <|user|>", min_size=1, max_size=30).filter(str.strip)
 SOURCES = st.one_of(
     st.builds(PlainText, TEXTS),
     st.lists(TEXTS, min_size=1, max_size=5).map(lambda texts: talk(*texts)),
-    st.just(Conversation((Message("user", "q", images=(Image("x.png"),)), Message("assistant", "a")))),
+    st.just(UNTRAINABLE),
     st.just(Conversation((Message("user", ""), Message("assistant", "a")))),
 )
 
@@ -223,13 +240,63 @@ SOURCES = st.one_of(
     st.integers(10, 60),
     st.integers(1, 5),
 )
-def test_many_at_once_are_what_each_is_alone(glm4, monkeypatch_module, sources, overflow, limit, at_once):
-    monkeypatch_module.setattr("finetune.data.encode._AT_ONCE", at_once)
-    encoder = Encoder(glm4, limit, "all", overflow)
-    streamed = list(encoder.stream(enumerate(sources)))
-    assert [(item, source) for item, source, _ in streamed] == list(enumerate(sources))
-    for _, source, outcome in streamed:
+def test_many_at_once_are_what_each_is_alone(glm4, small_batches, sources, overflow, limit, at_once):
+    small_batches(at_once)
+    found = list(encoded(Encoder(glm4, limit, "all", overflow), enumerate(sources)))
+    assert [(item, source) for item, source, _ in found] == list(enumerate(sources))
+    for _, source, outcome in found:
         assert told(outcome) == told(alone(source, glm4, limit, overflow))
+
+
+@pytest.mark.parametrize("overflow", ["drop", "truncate-left"])
+def test_several_processes_make_what_one_makes_in_the_same_order(glm4, small_batches, two_cores, overflow):
+    small_batches(3)
+    talks = [talk("q", "好"), talk("q" * 50, "a", "r", "b"), talk("q", "a")]
+    sources = list(enumerate([PlainText("<|user|> 好" * 9), UNTRAINABLE, *talks] * 20))
+    encoder = Encoder(glm4, 40, "all", overflow)
+    alike = [list(encoded(encoder, iter(sources), processes=count)) for count in (1, 2)]
+    one, two = ([(item, told(outcome)) for item, _, outcome in found] for found in alike)
+    assert one == two
+
+
+def test_a_worker_that_is_killed_ends_the_work_with_a_reason(glm4, two_cores, monkeypatch):
+    monkeypatch.setattr(Encoder, "encode", lambda *_: os.kill(os.getpid(), signal.SIGKILL))
+    with pytest.raises(DataError, match=r"was killed .*num_proc: 1"):
+        list(encoded(Encoder(glm4, 40), enumerate([talk("q", "a")] * 200), processes=2))
+
+
+def test_workers_end_when_their_parent_is_killed(tmp_path):
+    """Nobody else would: a worker waits for work from a process that is gone."""
+    program = f"""
+import os, signal, sys
+sys.path.insert(0, {str(Path(__file__).parents[2])!r})
+from tests.data.conftest import GLM4, byte_tokenizer
+from tests.data.test_encode import talk
+from finetune.chat.template import ChatTemplate
+from finetune.data import stream
+from finetune.data.encode import Encoder
+os.sched_getaffinity = lambda _: {{0, 1}}
+template = ChatTemplate(byte_tokenizer(), GLM4.read_text(encoding="utf-8"))
+found = stream.encoded(Encoder(template, 99), ((i, talk("q", "a")) for i in range(10_000)), processes=2)
+next(found)
+print(*(child.pid for child in stream.multiprocessing.active_children()), flush=True)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+    done = subprocess.run([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True, timeout=60)
+    workers = [int(pid) for pid in done.stdout.split()]
+    assert done.returncode == -signal.SIGKILL and len(workers) == 2
+    for _ in range(100):
+        if not any(_lives(pid) for pid in workers):
+            return
+        time.sleep(0.1)
+    pytest.fail(f"still there: {[pid for pid in workers if _lives(pid)]}")
+
+
+def _lives(pid):
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().split()[2] != "Z"
+    except FileNotFoundError:
+        return False
 
 
 def alone(source, template, limit, overflow):
@@ -264,6 +331,6 @@ def test_a_text_that_cannot_be_tokenized_costs_only_itself(glm4, monkeypatch):
 
 
 def test_a_stream_that_nobody_reads_to_its_end_ends(glm4):
-    stream = Encoder(glm4, 100).stream((i, talk("q", "a")) for i in range(10_000))
-    next(stream)
-    stream.close()
+    found = encoded(Encoder(glm4, 100), ((i, talk("q", "a")) for i in range(10_000)))
+    next(found)
+    found.close()

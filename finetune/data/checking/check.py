@@ -26,6 +26,7 @@ from finetune.data.reading.intake import Intake, resolve_file, wanted_format
 from finetune.data.reading.record import Malformed, Record
 from finetune.data.reading.records import data_files
 from finetune.data.reading.splits import SPLITS, Split, split_of
+from finetune.data.stream import encoded
 from finetune.errors import TemplateError
 
 _WITHOUT_LIMIT = 1 << 62
@@ -142,7 +143,7 @@ class _Survey:
         self, looked_at: Iterator[tuple[tuple[Record, int], Source]], report: FileReport, template: ChatTemplate
     ) -> None:
         encoder = Encoder(template, _WITHOUT_LIMIT, self.config.data_config.train_on)
-        for (record, place), source, outcome in encoder.stream(looked_at):
+        for (record, place), source, outcome in encoded(encoder, looked_at):
             if isinstance(outcome, TemplateError):
                 self.unspelt[place] = record.malformed("E301", str(outcome), outcome.at)
                 self._refuse(self.unspelt[place], report)
