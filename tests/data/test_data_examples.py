@@ -4,14 +4,17 @@ from pathlib import Path
 
 import pytest
 
+from finetune.chat.template import ChatTemplate
 from finetune.config.schema import DataConfig
 from finetune.data.checking.check import check_data
 from finetune.data.dataset import load_examples
+from tests.data.conftest import byte_tokenizer
 
 FOLDER = Path(__file__).parents[2] / "data_examples"
 FORMATS = {
     "messages.jsonl": ("messages", 8),
     "tools.jsonl": ("messages", 6),
+    "thoughts.jsonl": ("messages", 3),
     "sharegpt.json": ("sharegpt", 4),
     "alpaca.json": ("alpaca", 4),
     "prompt_completion.jsonl": ("prompt-completion", 4),
@@ -22,7 +25,9 @@ FORMATS = {
 
 @pytest.mark.parametrize("name", FORMATS)
 def test_every_example_file_trains_whole(name, glm4):
-    examples = load_examples(DataConfig(train_file=name), name, FOLDER, glm4, max_length=4096)
+    # GLM-4 has no words for thoughts.
+    template = ChatTemplate(byte_tokenizer(), glm4.source, thinking="drop")
+    examples = load_examples(DataConfig(train_file=name), name, FOLDER, template, max_length=4096)
     assert (examples.format, examples.ledger.fates["trained"]) == FORMATS[name]
     assert check_data(FOLDER / name).ok
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from finetune.chat.messages import Conversation
+from finetune.chat.messages import Conversation, Message
 from finetune.data.checking.findings import Findings
 from finetune.data.encode import Encoded, Source
 from finetune.data.ledger import Ledger
@@ -47,7 +47,7 @@ class FileReport:
             if message.role == "assistant":
                 counts["assistant turns"] += 1
                 counts["tool calls"] += len(message.tool_calls)
-                counts["turns with thoughts"] += message.reasoning is not None
+                counts["turns with thoughts"] += _has_thoughts(message)
                 counts["turns not to be learnt"] += not message.train
             counts["images"] += len(message.images)
         counts["conversations with tools"] += bool(source.tools)
@@ -77,6 +77,11 @@ class FileReport:
         described: dict[str, Any] = {"file": self.path, "split": self.split, "rows": self.rows}
         described |= {"format": self.format, "why": self.why, "counts": dict(self.counts)}
         return described if self.ledger is None else described | {"ledger": self.ledger.as_dict()}
+
+
+def _has_thoughts(message: Message) -> bool:
+    """In a field of their own, or at the head of the text."""
+    return message.reasoning is not None or message.content.lstrip().startswith("<think>")
 
 
 def percentiles(lengths: Counter[int]) -> dict[int, int]:
