@@ -123,10 +123,10 @@ class Encoder:
         return examples, "truncated" if examples else "too_long"
 
 
-def trained_turns(example: Example) -> int:
-    """How many turns of `example` are learnt: a run of True in the mask is one turn."""
-    rises = example.loss_mask[1:] & ~example.loss_mask[:-1]
-    return int(rises.sum())
+def turn_lengths(example: Example) -> list[int]:
+    """Tokens of each turn of `example` that is learnt: a run of True in the mask is one turn."""
+    edges = np.flatnonzero(np.diff(example.loss_mask, prepend=False, append=False))
+    return (edges[1::2] - edges[::2]).tolist()  # type: ignore[no-any-return]
 
 
 def _example(input_ids: Sequence[int], loss_mask: Sequence[bool]) -> Example:

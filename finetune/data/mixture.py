@@ -8,7 +8,7 @@ from pathlib import Path
 from finetune.chat.messages import Conversation
 from finetune.chat.template import ChatTemplate
 from finetune.config.schema import DataConfig, FileShare
-from finetune.data.encode import Encoder, Example, Outcome, Source, trained_turns
+from finetune.data.encode import Encoder, Example, Outcome, Source, turn_lengths
 from finetune.data.ledger import Fate, FileAccount, Ledger
 from finetune.data.plan import permutation
 from finetune.data.reading.intake import Intake, wanted_format
@@ -119,7 +119,7 @@ _Kept = tuple[tuple[Example, ...], str, int, Fate]
 def _turns_left_out(conversation: Conversation, examples: Sequence[Example]) -> int:
     """How many turns to learn are context in `examples`, or cut off; 0 where there is no example."""
     turns = sum(message.role == "assistant" and message.train for message in conversation.messages)
-    return turns - sum(trained_turns(one) for one in examples) if examples else 0
+    return turns - sum(len(turn_lengths(one)) for one in examples) if examples else 0
 
 
 def draw(count: int, weight: float) -> list[int]:

@@ -17,8 +17,8 @@ _ENOUGH = 50  # conversations, from which some can be held back
 class Survey:
     """What is known of data and model.
 
-    rows: of every file. lengths: percentile -> most tokens of that share of the conversations (50, 90, 95, 99,
-    100). learnt: share of all tokens that is learnt. context: most tokens the model can see, width: its hidden
+    rows: of every file. lengths, answers: percentile -> most tokens of that share of the conversations, and of
+    the learnt turns (50, 90, 95, 99, 100). context: most tokens the model can see, width: its hidden
     size; 0 where nobody knows.
     """
 
@@ -29,10 +29,11 @@ class Survey:
     format: str
     why: str
     lengths: Mapping[int, int]
-    learnt: float
+    answers: Mapping[int, int]
     context: int = 0
     width: int = 0
     chat_template: str | None = None
+    drops_thoughts: bool = False
 
     @property
     def conversations(self) -> int:
@@ -78,6 +79,8 @@ def _data(survey: Survey) -> Iterator[Guess]:
     if survey.test:
         yield Guess("data_config.test_file", quoted(survey.test), f"{survey.rows[survey.test]:,} records")
     yield Guess("data_config.format", survey.format, survey.why)
+    if survey.drops_thoughts:
+        yield Guess("data_config.thinking", "drop", "the model's chat template has no words for thoughts")
 
 
 def _train_files(survey: Survey) -> str:
@@ -99,14 +102,18 @@ def _hold_back(survey: Survey) -> str:
 
 
 def _lengths(survey: Survey) -> Iterator[Guess]:
-    longest, most = survey.lengths[100], survey.lengths[99]
-    whole = _rounded_up(longest if longest <= 2 * most else most)
-    answer = _rounded_up(min(whole, 2 * survey.learnt * whole))
+    whole, answer = _nearly_all(survey.lengths), _nearly_all(survey.answers)
     if survey.context:
         answer = min(answer, survey.context // 2)
         whole = min(whole, survey.context - answer)
     yield Guess("max_input_length", str(whole), _share_that_fits(survey, whole + answer))
-    yield Guess("max_output_length", str(answer), f"answers are {survey.learnt:.0%} of all tokens")
+    yield Guess("max_output_length", str(answer), f"the longest answer has {survey.answers[100]:,} tokens")
+
+
+def _nearly_all(lengths: Mapping[int, int]) -> int:
+    """Room for the longest, or for all but one in a hundred where a few are far longer than all others."""
+    longest, most = lengths[100], lengths[99]
+    return _rounded_up(longest if longest <= 2 * most else most)
 
 
 def _rounded_up(tokens: float) -> int:

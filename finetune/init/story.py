@@ -2,7 +2,7 @@
 
 import json
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,15 +40,14 @@ def init(data: str, model: str, output: Path, method: Method, chat_template: Pat
 
 def survey_of(files: DataFiles, model: str, chat_template: Path | None = None) -> Survey:
     """Read every file and count its tokens as `model` does. Raises DataError with the first mistakes."""
-    template = load_template(model, chat_template=chat_template)
-    reports = {name: check_data(files.path(name), template) for name in files.all}
+    reports, drops_thoughts = _checked(files, model, chat_template)
     in_order = (sorted(report.problems, key=_position) for report in reports.values())
     problems = [problem for found in in_order for problem in found]
     rows = {name: report.rows for name, report in reports.items()}
     raise_problems(problems, sum(rows.values()), "mend them or take them out, and run init again")
     training = [reports[name] for name in files.train]
-    learnt = _learnt(training)
-    if not learnt:
+    answers = _longest([report.answers for report in reports.values()])
+    if not any(report.answers for report in training):
         raise DataError(f"{', '.join(files.train)}: nothing to learn: no record has an answer")
     shape = _shape_of(model)
     return Survey(
@@ -57,22 +56,28 @@ def survey_of(files: DataFiles, model: str, chat_template: Path | None = None) -
         test=files.test,
         rows=rows,
         **_format(list(reports.values())),
-        lengths=_longest(list(reports.values())),
-        learnt=learnt,
+        lengths=_longest([report.lengths for report in reports.values()]),
+        answers=answers,
         context=_number(shape, "max_position_embeddings"),
         width=_number(shape, "hidden_size"),
         chat_template=None if chat_template is None else str(chat_template),
+        drops_thoughts=drops_thoughts,
     )
+
+
+def _checked(files: DataFiles, model: str, chat_template: Path | None) -> tuple[dict[str, CheckReport], bool]:
+    """What every file holds; without its thoughts where the model's template has words for all but those."""
+    template = load_template(model, chat_template=chat_template)
+    reports = {name: check_data(files.path(name), template) for name in files.all}
+    if template.dialect.thinks or not any(report.problems for report in reports.values()):
+        return reports, False
+    template = load_template(model, chat_template=chat_template, thinking="drop")
+    without = {name: check_data(files.path(name), template) for name in files.all}
+    return (reports, False) if any(report.problems for report in without.values()) else (without, True)
 
 
 def _position(problem: Malformed) -> tuple[str, int, int]:
     return problem.source, problem.line, problem.column
-
-
-def _learnt(reports: Sequence[CheckReport]) -> float:
-    """The share of tokens that is learnt, files weighed by their records."""
-    total = sum(report.rows for report in reports)
-    return sum(report.supervised * report.rows for report in reports) / max(1, total)
 
 
 def _format(reports: Sequence[CheckReport]) -> dict[str, str]:
@@ -83,10 +88,10 @@ def _format(reports: Sequence[CheckReport]) -> dict[str, str]:
     return {"format": "auto", "why": f"the files differ: {', '.join(found)}"}
 
 
-def _longest(reports: Sequence[CheckReport]) -> dict[int, int]:
+def _longest(lengths: Sequence[Mapping[int, int]]) -> dict[int, int]:
     """Percentile -> tokens, of the file where they are most."""
-    percents = dict.fromkeys(percent for report in reports for percent in report.lengths)
-    return {percent: max(report.lengths.get(percent, 0) for report in reports) for percent in percents}
+    percents = dict.fromkeys(percent for one in lengths for percent in one)
+    return {percent: max(one.get(percent, 0) for one in lengths) for percent in percents}
 
 
 def _shape_of(model: str) -> dict[str, Any]:

@@ -15,7 +15,7 @@ SURVEY = Survey(
     format="messages",
     why='records have "messages"',
     lengths={50: 200, 90: 400, 95: 500, 99: 800, 100: 1_000},
-    learnt=0.25,
+    answers={50: 50, 90: 100, 95: 125, 99: 200, 100: 250},
     context=8_192,
     width=4_096,
 )
@@ -62,29 +62,29 @@ def test_few_records_are_seen_more_often_in_smaller_steps(
 
 
 @pytest.mark.parametrize(
-    ("lengths", "learnt", "context", "prompt", "answer", "said"),
+    ("lengths", "answers", "context", "prompt", "answer", "said"),
     [
         (
             (200, 400, 500, 800, 1_000),
-            0.25,
+            (9, 9, 9, 200, 250),
             8_192,
             "1024",
-            "512",
-            "every conversation: the longest has 1,000 tokens",
+            "256",
+            "every conversation: the longest",
         ),
-        ((10, 12, 13, 14, 15), 0.5, 0, "32", "32", "every conversation: the longest has 15 tokens"),
+        ((10, 12, 13, 14, 15), (5, 6, 7, 8, 9), 0, "32", "32", "every conversation: the longest has 15 tokens"),
         # One that is far longer than all others does not decide.
-        ((200, 400, 500, 800, 50_000), 0.25, 0, "800", "416", "at least 99 % of the conversations"),
+        ((200, 400, 500, 800, 50_000), (9, 9, 9, 200, 40_000), 0, "800", "224", "at least 99 % of the conv"),
         # The model cannot see more than its context.
-        ((200, 400, 500, 800, 1_000), 0.25, 512, "256", "256", "at least 95 % of the conversations"),
-        ((900, 900, 900, 900, 900), 0.25, 512, "256", "256", "less than half of the conversations"),
+        ((200, 400, 500, 800, 1_000), (9, 9, 9, 200, 250), 512, "256", "256", "at least 95 % of the conv"),
+        ((900, 900, 900, 900, 900), (9, 9, 9, 800, 800), 512, "256", "256", "less than half of the conv"),
     ],
 )
-def test_the_limits_leave_room_for_the_conversations(
-    lengths: tuple[int, ...], learnt: float, context: int, prompt: str, answer: str, said: str
+def test_the_limits_leave_room_for_the_conversations_and_the_answers(
+    lengths: tuple[int, ...], answers: tuple[int, ...], context: int, prompt: str, answer: str, said: str
 ) -> None:
-    percents = dict(zip((50, 90, 95, 99, 100), lengths, strict=True))
-    found = guessed(lengths=percents, learnt=learnt, context=context)
+    known = [dict(zip((50, 90, 95, 99, 100), tokens, strict=True)) for tokens in (lengths, answers)]
+    found = guessed(lengths=known[0], answers=known[1], context=context)
     assert (found["max_input_length"].value, found["max_output_length"].value) == (prompt, answer)
     assert said in found["max_input_length"].why
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from finetune.chat.messages import Conversation, Message
 from finetune.data.checking.findings import Findings
-from finetune.data.encode import Encoded, Source
+from finetune.data.encode import Encoded, Source, turn_lengths
 from finetune.data.ledger import Ledger
 from finetune.data.reading.record import Malformed
 
@@ -21,8 +21,8 @@ PERCENTILES = (50, 90, 95, 99, 100)
 class FileReport:
     """What one file holds.
 
-    split: train, validation or test. With a template also: the ledger; `lengths`, how many conversations have
-    how many tokens; `learnt`, the tokens of them that a model would learn to write.
+    split: training, validation or test. With a template also: the ledger; `lengths` and `answers`, how many
+    conversations and how many learnt turns have so many tokens; `tokens`, and those of them that are `learnt`.
     """
 
     path: str
@@ -33,6 +33,7 @@ class FileReport:
     counts: Counter[str] = field(default_factory=Counter)
     ledger: Ledger | None = None
     lengths: Counter[int] = field(default_factory=Counter)
+    answers: Counter[int] = field(default_factory=Counter)
     learnt: int = 0
     tokens: int = 0
 
@@ -58,8 +59,11 @@ class FileReport:
         longest = max((len(example.input_ids) for example in examples), default=0)
         if examples:
             self.lengths[longest] += 1
-            self.tokens += sum(len(example.input_ids) for example in examples)
-            self.learnt += sum(int(example.loss_mask.sum()) for example in examples)
+        for example in examples:
+            turns = turn_lengths(example)
+            self.answers.update(turns)
+            self.learnt += sum(turns)
+            self.tokens += len(example.input_ids)
         return longest
 
     def lines(self) -> list[str]:
@@ -145,6 +149,11 @@ class CheckReport:
         return percentiles(sum((file.lengths for file in self.files), Counter[int]()))
 
     @property
+    def answers(self) -> dict[int, int]:
+        """Percent -> tokens of a learnt turn, likewise."""
+        return percentiles(sum((file.answers for file in self.files), Counter[int]()))
+
+    @property
     def supervised(self) -> float:
         """The share of all tokens that a model would learn to write."""
         return sum(file.learnt for file in self.files) / max(1, sum(file.tokens for file in self.files))
@@ -160,10 +169,9 @@ class CheckReport:
     def _token_lines(self) -> list[str]:
         if not self.lengths:
             return []
-        shown = ", ".join(f"{tokens:,} ({_percentile(p)})" for p, tokens in self.lengths.items())
         return [
-            f"tokens of a conversation: {shown}; the limit is {self.limit:,}",
-            f"learnt: {self.supervised:.1%} of all tokens",
+            f"tokens of a conversation: {_shown(self.lengths)}; the limit is {self.limit:,}",
+            f"learnt: {self.supervised:.1%} of all tokens; a turn has {_shown(self.answers)}",
         ]
 
     def _verdict(self) -> str:
@@ -183,9 +191,17 @@ class CheckReport:
             "writing": self.writing,
         }
         if self.lengths:
-            lengths = {_percentile(percent): tokens for percent, tokens in self.lengths.items()}
-            described |= {"lengths": lengths, "supervised_share": self.supervised, "limit": self.limit}
+            described |= {"lengths": _named(self.lengths), "answers": _named(self.answers)}
+            described |= {"supervised_share": self.supervised, "limit": self.limit}
         return described
+
+
+def _shown(lengths: Mapping[int, int]) -> str:
+    return ", ".join(f"{tokens:,} ({name})" for name, tokens in _named(lengths).items())
+
+
+def _named(lengths: Mapping[int, int]) -> dict[str, int]:
+    return {_percentile(percent): tokens for percent, tokens in lengths.items()}
 
 
 def _percentile(percent: int) -> str:

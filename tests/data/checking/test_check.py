@@ -81,7 +81,7 @@ def test_the_report_reads_well_on_the_screen(data, glm4):
         "letters: 98.5% Han, 1.5% Latin",
         "tokens of a conversation: 9 (p50), 1,208 (p90), 1,208 (p95), 1,208 (p99), 1,208 (longest); "
         "the limit is 1,024",
-        "learnt: 0.7% of all tokens",
+        "learnt: 0.7% of all tokens; a turn has 3 (p50), 3 (p90), 3 (p95), 3 (p99), 3 (longest)",
         "2 mistakes, 3 warnings in 6 rows; `finetune docs E105 E205 W501 W504` says more",
     ]
 
