@@ -29,9 +29,8 @@ def set_level(level: str) -> None:
     _threshold = LEVELS.index(name)
 
 
-def quiet(library: str) -> None:
-    """Let a library that says the same thing at every step say only what is wrong."""
-    logging.getLogger(library).setLevel(logging.ERROR)
+# peft loads it wherever it is installed; it tells of kernels it lacks, and of every cast.
+logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
 
 def info(message: str) -> None:

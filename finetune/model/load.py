@@ -94,7 +94,6 @@ def quantization(kind: str, compute_dtype: torch.dtype | None) -> Any:
 
     if find_spec("bitsandbytes") is None:
         raise MissingLibraryError(f"quantization: {kind}", "bitsandbytes", "quantization")
-    log.quiet("bitsandbytes")  # int8 tells of its casts at every product
     if kind == "int8":
         return BitsAndBytesConfig(load_in_8bit=True)
     return BitsAndBytesConfig(

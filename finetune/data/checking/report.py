@@ -68,7 +68,7 @@ class FileReport:
 
     def lines(self) -> list[str]:
         """For the screen."""
-        lines = [f"{self.path}: {self.rows:,} rows for {self.split}"]
+        lines = [f"{self.path}: {_plural(self.rows, 'row')} for {self.split}"]
         lines.append(f"  format: {self.format or 'unknown'}" + (f", because {self.why}" if self.why else ""))
         if held := [f"{name}: {count:,}" for name, count in self.counts.items() if count]:
             lines.append(f"  {', '.join(held)}")
@@ -175,7 +175,8 @@ class CheckReport:
         ]
 
     def _verdict(self) -> str:
-        found = f"{self.findings.errors:,} mistakes, {self.findings.warnings:,} warnings in {self.rows:,} rows"
+        errors, warnings = self.findings.errors, self.findings.warnings
+        found = f"{_plural(errors, 'mistake')}, {_plural(warnings, 'warning')} in {_plural(self.rows, 'row')}"
         codes = " ".join(self.findings.codes()[:4])
         return f"{found}; `finetune docs {codes}` says more" if codes else found
 
@@ -194,6 +195,10 @@ class CheckReport:
             described |= {"lengths": _named(self.lengths), "answers": _named(self.answers)}
             described |= {"supervised_share": self.supervised, "limit": self.limit}
         return described
+
+
+def _plural(count: int, word: str) -> str:
+    return f"{count:,} {word}" + ("s" if count != 1 else "")
 
 
 def _shown(lengths: Mapping[int, int]) -> str:
