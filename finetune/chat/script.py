@@ -61,6 +61,7 @@ class Script:
     def prompt(self, count: int) -> Transcript:
         """The prompt after `count` messages, with the turns in it that stand there as they were written."""
         text = self.text(count, prompt=True)
+        self._refuse_unprinted(text, count)
         turns = [i for i in range(count) if self.messages[i].role == "assistant"]
         followed = self.follow(turns) if turns else None
         return Transcript(text, followed.turns if followed and text.startswith(followed.text) else ())
@@ -86,7 +87,15 @@ class Script:
                 return None
             text = prompt + written[0]
             places.append(Turn(i, len(prompt), len(text), written[1]))
+        self._refuse_unprinted(text, turns[-1])
         return Transcript(text, tuple(places), trained)
+
+    def _refuse_unprinted(self, text: str, count: int) -> None:
+        """Refuse a text that lacks what a user or the system said: some templates print only the last."""
+        for number, message in enumerate(self.messages[:count], 1):
+            if message.role in ("system", "user") and message.content.strip() not in text:
+                what = f"message {number} ({message.role}): the chat template does not print it as it is"
+                raise TemplateError(f"{what}; leave it out, or join it with its neighbour", message.at)
 
     def written(self, i: int) -> tuple[str, str]:
         """What the model writes as message `i`, its stop token last, and that token."""

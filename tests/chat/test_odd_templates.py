@@ -1,7 +1,5 @@
 """Templates as one finds them, and as an adversary would write them: rendered exactly, or refused by name."""
 
-import time
-
 import pytest
 
 from finetune.chat.messages import Conversation, Message, Tool, ToolCall
@@ -111,11 +109,46 @@ def test_an_odd_template_is_trained_exactly_or_refused(made, kind):
         ("{{ 10 ** 100000 }}", "too high a power"),
     ],
 )  # fmt: skip
-def test_a_template_that_fails_or_reaches_out_is_refused_in_time(made, source, reason):
-    started = time.process_time()
+def test_a_template_that_fails_reaches_out_or_never_ends_is_refused(made, source, reason):
     with pytest.raises(TemplateError, match=rf"odd\.jinja.*(?:{reason})"):
         made(source)
-    assert time.process_time() - started < 10
+
+
+TURN = "<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n"
+FORGETFUL = {
+    "the last of two system messages": (
+        "{% set rules = messages | selectattr('role', 'equalto', 'system') | list %}"
+        "{% if rules %}{{ rules[-1].content }}{% endif %}"
+        "{% for m in messages if m.role != 'system' %}" + TURN + "{% endfor %}" + PROMPT,
+        (Message("system", "one rule"), Message("system", "another"), ASKED, Message("assistant", "a")),
+        r"message 1 \(system\)",
+    ),
+    "the last question": (
+        "{% for m in messages[-2:] %}" + TURN + "{% endfor %}" + PROMPT,
+        (
+            Message("user", "first"),
+            Message("assistant", "a"),
+            Message("user", "next"),
+            Message("assistant", "b"),
+        ),
+        r"message 1 \(user\)",
+    ),
+    "the beginning of a question": (
+        CHATML.replace("m.content", "m.content[:9]") + PROMPT,
+        (Message("user", "a question of some length"), Message("assistant", "a")),
+        r"message 1 \(user\)",
+    ),
+}
+
+
+@pytest.mark.parametrize("what", FORGETFUL)
+def test_a_template_that_prints_only_a_part_of_what_was_said_is_refused(made, what):
+    source, messages, said = FORGETFUL[what]
+    template = made(source)
+    with pytest.raises(TemplateError, match=f"{said}: the chat template does not print it as it is"):
+        template.render(Conversation(messages))
+    with pytest.raises(TemplateError, match=f"{said}: the chat template does not print it as it is"):
+        template.prompt(Conversation(messages[:-1]))
 
 
 def test_a_template_that_refuses_tools_is_one_without_tools(made):
