@@ -139,7 +139,9 @@ def _keep(folder: Path, examples: Examples) -> None:
         for name, array in arrays.items():
             np.save(aside / f"{name}.npy", array, allow_pickle=False)
             hashes[name] = seal(aside / f"{name}.npy")
-        write_synced(aside / ABOUT, json.dumps(_about(examples, hashes), ensure_ascii=False).encode())
+        write_synced(
+            aside / ABOUT, json.dumps(_about(examples, hashes), ensure_ascii=False, default=str).encode()
+        )
         sync_folder(aside)
         aside.rename(folder)
         sync_folder(folder.parent)

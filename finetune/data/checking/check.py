@@ -210,11 +210,12 @@ def _text_of(source: Source) -> str:
         return source.text
     pieces = []
     for message in source.messages:
-        pieces += [_DIGITS[message.role], message.reasoning or "", message.content]
+        pieces += [f"{_DIGITS[message.role]}{int(message.train)}", message.reasoning or "", message.content]
         pieces += [
             f"{call.name} {json.dumps(call.arguments, sort_keys=True, default=str)}"
             for call in message.tool_calls
         ]
         pieces += [image.path or str(hash(image.data)) for image in message.images]
-    pieces += [tool.name for tool in source.tools]
+    for tool in source.tools:
+        pieces += [tool.name, tool.description, json.dumps(tool.parameters, sort_keys=True, default=str)]
     return "\x1f".join(pieces)

@@ -5,6 +5,7 @@ keeps all its fields.
 """
 
 import json
+import shutil
 from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
@@ -18,6 +19,8 @@ from finetune.data.reading.record import Malformed, Record
 from finetune.disk import unpublished
 from finetune.folder import REJECTED_FILE
 
+LEFT_OUT = "left-out"
+
 
 def fix(report: CheckReport, config: Config, output: Path) -> list[str]:
     """Make the folder `output` from the data that `report` is about; returns a line for each file.
@@ -26,17 +29,27 @@ def fix(report: CheckReport, config: Config, output: Path) -> list[str]:
     """
     places, repeated, lines = count(), set(report.repeated.tolist()), []
     with unpublished(output) as folder:
-        with (folder / REJECTED_FILE).open("w", encoding="utf-8") as rejected:
+        # In a folder of its own: it is no data, whatever a data file is called.
+        left_out = folder / LEFT_OUT / REJECTED_FILE
+        left_out.parent.mkdir()
+        with left_out.open("w", encoding="utf-8", errors="backslashreplace") as rejected:
             for path in files_of(Path(report.path), config):
                 intake = Intake(path, wanted_format(config.data_config))
-                name = path.name if path.suffix == ".jsonl" else f"{path.name}.jsonl"
-                with (folder / name).open("w", encoding="utf-8") as kept:
+                target = _new_name(folder, path)
+                with target.open("x", encoding="utf-8") as kept:
                     written = _write(_sorted_out(intake, report, repeated, places), kept, rejected)
-                lines.append(f"{output / name}: {written:,} of {intake.rows:,} records")
-        if not (folder / REJECTED_FILE).stat().st_size:
-            (folder / REJECTED_FILE).unlink()
+                lines.append(f"{output / target.name}: {written:,} of {intake.rows:,} records of {path}")
+        if not left_out.stat().st_size:
+            shutil.rmtree(left_out.parent)
             return lines
-    return [*lines, f"{output / REJECTED_FILE}: the others, with their reasons"]
+    return [*lines, f"{output / LEFT_OUT / REJECTED_FILE}: the others, with their reasons"]
+
+
+def _new_name(folder: Path, path: Path) -> Path:
+    """Where a file is written: under its own name, with a number where another file has that already."""
+    name = path.name.encode(errors="backslashreplace").decode().removesuffix(".jsonl")
+    names = (f"{name}.jsonl" if n == 1 else f"{name}-{n}.jsonl" for n in count(1))
+    return next(folder / name for name in names if not (folder / name).exists())
 
 
 def _write(found: Iterator[Record | Malformed], kept: IO[str], rejected: IO[str]) -> int:

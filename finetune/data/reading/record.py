@@ -21,6 +21,8 @@ class Malformed:
     column: int
     reason: str
     code: str
+    record: Mapping[str, Any] | None = field(default=None, compare=False, repr=False)
+    """What stood there, where it could be read as far as that."""
 
     def as_dict(self) -> dict[str, Any]:
         """For a report."""
@@ -28,8 +30,9 @@ class Malformed:
         return {**place, "code": self.code, "reason": self.reason}
 
     def as_json(self) -> str:
-        """A line of rejected.jsonl, without its line break."""
-        return json.dumps(self.as_dict(), ensure_ascii=False)
+        """A line of rejected.jsonl, without its line break: the place, the reason and the record itself."""
+        record = {} if self.record is None else {"record": self.record}
+        return json.dumps({**self.as_dict(), **record}, ensure_ascii=False, default=str)
 
     def __str__(self) -> str:
         place = f"{self.source}:{self.line}:{self.column}" if self.column else f"{self.source}:{self.line}"
@@ -57,7 +60,7 @@ class Record:
         """
         if self.text is None:
             named = f"{path[0]}: " if path and path[0] in self.data and str(path[0]) not in reason else ""
-            return Malformed(self.source, self.line, 0, named + reason, code)
+            return Malformed(self.source, self.line, 0, named + reason, code, self.data)
         offset = offset_of(self.text, self.start, path)
         place = line_and_column(self.text, offset, self.start, self.line, self.column)
-        return Malformed(self.source, *place, reason, code)
+        return Malformed(self.source, *place, reason, code, self.data)

@@ -208,10 +208,12 @@ def test_fix_writes_what_can_be_used_and_lists_the_rest(data, tmp_path):
     report, lines = fixed(data, tmp_path / "out")
     kept = (tmp_path / "out" / "data.jsonl").read_text(encoding="utf-8").splitlines()
     assert [json.loads(line)["messages"][0]["content"][:2] for line in kept] == ["q", "好好", "q"]
-    rejected = [json.loads(line) for line in (tmp_path / "out" / "rejected.jsonl").read_text().splitlines()]
+    rejected = [
+        json.loads(line) for line in (tmp_path / "out" / "left-out" / "rejected.jsonl").read_text().splitlines()
+    ]
     assert [(one["line"], one["code"]) for one in rejected] == [(3, "W501"), (5, "E205"), (6, "E105")]
     assert len(kept) + len(rejected) == report.rows
-    assert lines[0] == f"{tmp_path}/out/data.jsonl: 3 of 6 records"
+    assert lines[0] == f"{tmp_path}/out/data.jsonl: 3 of 6 records of {data}"
 
 
 def test_what_was_fixed_has_nothing_left_to_fix(data, tmp_path, glm4):
@@ -231,7 +233,7 @@ def test_fix_leaves_out_what_the_template_cannot_write_and_keeps_every_field(tmp
     fixed(path, tmp_path / "out", glm4)
     kept = (tmp_path / "out" / "a.json.jsonl").read_text(encoding="utf-8").splitlines()
     assert [json.loads(line) for line in kept] == [row(), row("r", extra={"deep": [None, 1.5]})]
-    (rejected,) = (tmp_path / "out" / "rejected.jsonl").read_text().splitlines()
+    (rejected,) = (tmp_path / "out" / "left-out" / "rejected.jsonl").read_text().splitlines()
     assert json.loads(rejected)["code"] == "E301"
 
 
@@ -250,8 +252,42 @@ def test_a_folder_is_fixed_file_by_file(tmp_path):
     fixed(folder, tmp_path / "out")
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
         "dev.json.jsonl",
-        "rejected.jsonl",
+        "left-out",
         "train.jsonl",
     ]
     assert len((tmp_path / "out" / "dev.json.jsonl").read_text().splitlines()) == 2
     assert len((tmp_path / "out" / "train.jsonl").read_text().splitlines()) == 1
+
+
+def test_files_of_one_name_are_all_kept_whatever_they_are_called(tmp_path):
+    folder = tmp_path / "in"
+    for part, name in (("x", "t.jsonl"), ("y", "t.jsonl"), ("x", "rejected.jsonl")):
+        (folder / part).mkdir(parents=True, exist_ok=True)
+        write(folder / part / name, row(f"{part} {name}"), "{")
+    files = [{"file": name} for name in ("x/t.jsonl", "y/t.jsonl", "x/rejected.jsonl")]
+    config = Config.model_validate({"data_config": {"train_file": files}})
+    fix(check_data(folder, config=config), config, tmp_path / "out")
+    kept = {path.name: json.loads(path.read_text()) for path in (tmp_path / "out").glob("*.jsonl")}
+    assert {name: one["messages"][0]["content"] for name, one in kept.items()} == {
+        "t.jsonl": "x t.jsonl",
+        "t-2.jsonl": "y t.jsonl",
+        "rejected.jsonl": "x rejected.jsonl",
+    }
+    assert len((tmp_path / "out" / "left-out" / "rejected.jsonl").read_text().splitlines()) == 3
+
+
+def test_what_is_left_out_is_listed_with_its_record_and_is_no_data_of_the_new_folder(tmp_path):
+    path = write(tmp_path / "a.jsonl", row(), row(answer=""))
+    fixed(path, tmp_path / "out")
+    (rejected,) = (tmp_path / "out" / "left-out" / "rejected.jsonl").read_text().splitlines()
+    assert json.loads(rejected)["record"] == row(answer="")
+    assert check_data(tmp_path / "out").ok
+
+
+def test_rows_with_other_tools_or_other_turns_to_learn_are_not_the_same(tmp_path):
+    tools = [{"name": "f"}, {"name": "f", "description": "x"}, {"name": "f", "parameters": {"required": ["a"]}}]
+    marked = row()
+    marked["messages"][1]["train"] = False
+    rows = [*(row(tools=[tool]) for tool in tools), row(), marked]
+    report = check_data(write(tmp_path / "a.jsonl", *rows))
+    assert "W501" not in found(report) and "W502" not in found(report)
