@@ -103,7 +103,7 @@ def _opened(folder: Path) -> Examples | None:
     if not folder.is_dir():
         return None
     try:
-        about = json.loads((folder / ABOUT).read_bytes())
+        about = _read_about(folder / ABOUT)
         for name in _ARRAYS:
             if sha256_of(folder / f"{name}.npy") != about["sha256"][name]:
                 raise ValueError(f"{name}.npy is not what was written")
@@ -113,6 +113,15 @@ def _opened(folder: Path) -> Examples | None:
         log.warning(f"{folder}: damaged ({error}); the data is encoded again")
         shutil.rmtree(folder, ignore_errors=True)
         return None
+
+
+def _read_about(path: Path) -> dict[str, Any]:
+    """What stands behind the first line, which is its hash. Raises ValueError where the two do not agree."""
+    digest, _, described = path.read_bytes().partition(b"\n")
+    if hashlib.sha256(described).hexdigest().encode() != digest:
+        raise ValueError(f"{path.name} is not what was written")
+    about: dict[str, Any] = json.loads(described)
+    return about
 
 
 def _examples(folder: Path, about: Mapping[str, Any]) -> Examples:
@@ -139,9 +148,8 @@ def _keep(folder: Path, examples: Examples) -> None:
         for name, array in arrays.items():
             np.save(aside / f"{name}.npy", array, allow_pickle=False)
             hashes[name] = seal(aside / f"{name}.npy")
-        write_synced(
-            aside / ABOUT, json.dumps(_about(examples, hashes), ensure_ascii=False, default=str).encode()
-        )
+        described = json.dumps(_about(examples, hashes), ensure_ascii=False, default=str).encode()
+        write_synced(aside / ABOUT, hashlib.sha256(described).hexdigest().encode() + b"\n" + described)
         sync_folder(aside)
         aside.rename(folder)
         sync_folder(folder.parent)
