@@ -11,6 +11,7 @@ from finetune.chat.controls import Controls
 from finetune.chat.dialects import spell
 from finetune.chat.habits import Habits, continuation
 from finetune.chat.jinja import JinjaTemplate
+from finetune.chat.losses import first_unprinted, unwritten
 from finetune.chat.messages import Conversation, Message
 from finetune.errors import TemplateError
 
@@ -91,11 +92,11 @@ class Script:
         return Transcript(text, tuple(places), trained)
 
     def _refuse_unprinted(self, text: str, count: int) -> None:
-        """Refuse a text that lacks what a user or the system said: some templates print only the last."""
-        for number, message in enumerate(self.messages[:count], 1):
-            if message.role in ("system", "user") and message.content.strip() not in text:
-                what = f"message {number} ({message.role}): the chat template does not print it as it is"
-                raise TemplateError(f"{what}; leave it out, or join it with its neighbour", message.at)
+        """Refuse a text that lacks what was said to the model: some templates print only a part of it."""
+        if (missing := first_unprinted(text, self.messages[:count])) is not None:
+            message = self.messages[missing]
+            what = f"message {missing + 1} ({message.role}): the chat template does not print it as it is"
+            raise TemplateError(f"{what}; leave it out, or join it with its neighbour", message.at)
 
     def written(self, i: int) -> tuple[str, str]:
         """What the model writes as message `i`, its stop token last, and that token."""
@@ -118,6 +119,9 @@ class Script:
             return None
         if habits.frames_answers:
             turn = f"<think>{reasoning}</think>{habits.lead}{turn}"
+        if (lost := unwritten(turn, message)) is not None:
+            what = f"message {i + 1}: the chat template does not print {lost} unchanged"
+            raise TemplateError(f"{what}; it cannot be learnt exactly", message.at)
         end = (habits.call_end if message.tool_calls else None) or habits.answer_end
         if habits.closes:
             turn, closed, _ = turn.partition(end)

@@ -187,3 +187,51 @@ def test_a_tokenizer_and_a_template_without_any_stop_are_refused(family):
         TemplateError, match=r"ends an assistant's turn with no control token, .* set eos_token"
     ):
         ChatTemplate(bare, "{% for m in messages %}{{ m.content }}{% endfor %}")
+
+
+CALLED = (
+    "{{ '<tool_call>' + {'name': c.function.name, 'arguments': c.function.arguments} | tojson }}</tool_call>"
+)
+CALLING = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ THOUGHTS }}{{ m.content }}"
+    "{% if m.tool_calls %}CALLS{% endif %}<|im_end|>\n{% endfor %}"
+)
+TOOL = Tool("f", "", {"type": "object"})
+TWO = Message("assistant", tool_calls=(ToolCall("f", {"x": 11111}), ToolCall("f", {"x": 22222})))
+THOUGHT = Message("assistant", tool_calls=(ToolCall("f", {"x": 1}),), reasoning="hm")
+ON_ANSWERS = "'<think>' + m.reasoning_content + '</think>' if m.reasoning_content and not m.tool_calls else ''"
+LOSING = {
+    "the first of two calls": (
+        CALLING.replace("CALLS", "{% set c = m.tool_calls[0] %}" + CALLED).replace("THOUGHTS", "''"),
+        TWO,
+        "an argument of the call of 'f'",
+    ),
+    "no thoughts beside a call": (
+        CALLING.replace("CALLS", "{% for c in m.tool_calls %}" + CALLED + "{% endfor %}").replace(
+            "THOUGHTS", ON_ANSWERS
+        ),
+        THOUGHT,
+        "its thoughts",
+    ),
+    "what stands behind a mark": (
+        CHATML.replace("m.content", "m.content.split('###')[-1]"),
+        Message("assistant", "secret ### answer"),
+        "its text",
+    ),
+}
+
+
+@pytest.mark.parametrize("what", LOSING)
+def test_a_template_that_prints_only_a_part_of_a_turn_is_refused_not_trained(made, what):
+    source, turn, lost = LOSING[what]
+    template = made("{{ tools | tojson if tools else '' }}" + source + PROMPT, "qwen3")
+    with pytest.raises(TemplateError, match=f"message 2: the chat template does not print {lost} unchanged"):
+        template.render(Conversation((ASKED, turn), (TOOL,) if turn.tool_calls else ()))
+
+
+def test_a_system_text_that_somebody_else_says_too_is_missed_all_the_same(made):
+    first = "{% if messages[0].role == 'system' %}{{ messages[0].content }}\n{% endif %}"
+    template = made(first + "{% for m in messages if m.role != 'system' %}" + TURN + "{% endfor %}" + PROMPT)
+    said = (Message("user", "first"), Message("assistant", "hello"), Message("system", "hello"), ASKED)
+    with pytest.raises(TemplateError, match=r"message 3 \(system\): the chat template does not print it"):
+        template.render(Conversation((*said, Message("assistant", "b"))))
