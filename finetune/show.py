@@ -8,6 +8,7 @@ train.jsonl:3  57 tokens: 21 trained, 36 context; trained
 """
 
 import json
+import re
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
@@ -24,10 +25,11 @@ from finetune.data.plan import Step
 from finetune.data.preview import Kind, View, batch_views, views
 from finetune.data.reading.intake import Intake, wanted_format
 from finetune.data.reading.record import Malformed, Record
-from finetune.errors import ConfigError, DataError, TemplateError
+from finetune.errors import ConfigError, DataError, FolderInUseError, TemplateError
 from finetune.report import write_texts
 from finetune.train.prepare import conversations_per_step, make_plan
 
+_STEERING = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 _STYLES: dict[Kind, str] = {"trained": "bold green", "context": "", "cut": "dim strike"}
 _KINDS: tuple[Kind, ...] = ("trained", "context", "cut")
 
@@ -124,15 +126,20 @@ def print_views(heading: str, found: Sequence[View]) -> None:
     console = Console(highlight=False, soft_wrap=True)
     console.print(Text(heading))
     for view in found:
-        console.print(Text(f"\n{view.origin}  {summary(view)}", style="bold"))
+        console.print(Text(f"\n{_printable(f'{view.origin}  {summary(view)}')}", style="bold"))
         for run in view.runs:
             margin = f"  {run.kind:<8}{run.tokens:>7,} │"
-            for number, text in enumerate(run.text.replace("\n", "↵\n").split("\n")):
+            for number, text in enumerate(_printable(run.text).replace("\n", "↵\n").split("\n")):
                 console.print(
                     Text(" " * (len(margin) - 1) + "│" if number else margin),
                     Text(text, _STYLES[run.kind]),
                     sep="",
                 )
+
+
+def _printable(text: str) -> str:
+    """With characters that would steer a terminal, or turn the order of letters, as escapes."""
+    return _STEERING.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
 def summary(view: View) -> str:
@@ -143,5 +150,7 @@ def summary(view: View) -> str:
 
 
 def write_page(path: Path, heading: str, found: Sequence[View]) -> None:
-    """As one HTML page. Raises StorageError."""
+    """As one HTML page. Raises FolderInUseError for what exists and is no page, StorageError."""
+    if path.exists() and (path.is_dir() or path.suffix.lower() not in (".html", ".htm")):
+        raise FolderInUseError(f"{path}: exists, and is no HTML page; name a new file for --html")
     write_texts(path, heading, [view.as_dict() | {"note": summary(view)} for view in found])

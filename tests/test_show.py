@@ -8,7 +8,7 @@ import pytest
 from finetune.chat.load import load_template
 from finetune.config.schema import DataConfig
 from finetune.data.dataset import load_examples
-from finetune.errors import ConfigError, DataError
+from finetune.errors import ConfigError, DataError, FolderInUseError
 from finetune.show import print_views, show, summary, write_page
 
 TALK = [("问题一" * 4, "答案一"), ("<|user|> is no role here", "right"), ("last", "终")]
@@ -134,3 +134,23 @@ def test_the_page_marks_what_is_trained_and_loads_nothing(data: Path, small: Pat
     assert page.count('<u class="trained">') == trained + 1  # and the legend's
     assert "答案一" in page and "train.jsonl:1" in page and "\ufffd" not in page
     assert "default-src &#x27;none&#x27;" in page or "default-src 'none'" in page
+
+
+def test_what_would_steer_a_terminal_is_shown_as_an_escape(
+    tmp_path: Path, small: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text(json.dumps(messages(("\x1b[2J\r\b", "a\u202eb"))) + "\n" + json.dumps({"\x1b[2J": 1}))
+    print_views(*shown(path, small))
+    out = capsys.readouterr().out
+    assert not set("\x1b\r\b\u202e") & set(out)
+    assert r"\x1b[2J\r\x08" in out and r"a\u202eb" in out
+
+
+@pytest.mark.parametrize("name", ["train.jsonl", "folder"])
+def test_the_page_never_takes_the_place_of_anything_but_a_page(data: Path, small: Path, name: str) -> None:
+    (data.parent / "folder").mkdir()
+    before = data.read_bytes()
+    with pytest.raises(FolderInUseError, match="is no HTML page"):
+        write_page(data.parent / name, *shown(data, small))
+    assert data.read_bytes() == before

@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Discriminator, Field, Tag
 
-from finetune.config.section import Count, OnlyFalse, Positive, Section, Texts
+from finetune.config.section import Count, OnlyFalse, Section, Texts
 
 
 class FileShare(Section):
@@ -13,7 +13,7 @@ class FileShare(Section):
     file: str
     """A file, a folder or a Hub id, as for `train_file`."""
 
-    weight: Positive = 1.0
+    weight: Annotated[float, Field(gt=0, le=1000)] = 1.0
     """How often its conversations are seen in an epoch, relative to once."""
 
     limit: Count | None = None

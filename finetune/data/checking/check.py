@@ -27,7 +27,7 @@ from finetune.data.reading.record import Malformed, Record
 from finetune.data.reading.records import data_files
 from finetune.data.reading.splits import SPLITS, Split, split_of
 from finetune.data.stream import encoded
-from finetune.errors import TemplateError
+from finetune.errors import DataError, TemplateError
 
 _WITHOUT_LIMIT = 1 << 62
 _DIGITS = {role: str(number) for number, role in enumerate(ROLES)}
@@ -37,6 +37,8 @@ __all__ = ["CheckReport", "all_of", "check_data", "files_of"]
 
 def all_of(data: str | Path) -> Config:
     """The configuration of data that nobody configured: all that is there, and every default."""
+    if not str(data):
+        raise DataError("DATA is an empty text; name a file or a folder")
     return Config(data_config=DataConfig(train_file=str(data)))
 
 
@@ -52,6 +54,9 @@ def check_data(
     survey = _Survey(template, settings)
     for path, split in files_of(Path(data), settings).items():
         survey.read(path, split)
+    for path, split in _trained_too(Path(data), settings):
+        reason = f"the file for {split} is one for training, too: the model has seen every answer"
+        survey.findings.add(Malformed(str(path), 1, 0, reason, "W503"))
     return survey.report(str(data))
 
 
@@ -59,13 +64,21 @@ def files_of(data: Path, config: Config) -> dict[Path, Split]:
     """The files to be read, and what each is for; those for training first, so that others can repeat them."""
     if not data.is_dir():
         return {data: "training"}
-    if config.data_config.train_file == str(data):
+    if isinstance(named := config.data_config.train_file, str) and Path(named) == data:
         found = [(path, split_of(path.name) or "training") for path in data_files(data)]
         return dict(sorted(found, key=lambda one: SPLITS.index(one[1])))
     splits: dict[Path, Split] = {}
     for name, split in _named_files(config.data_config):
         splits.setdefault(resolve_file(name, data), split)
     return splits
+
+
+def _trained_too(data: Path, config: Config) -> Iterator[tuple[Path, Split]]:
+    """Files of a folder that the configuration names for training, and for something else besides."""
+    if data.is_dir() and Path(str(config.data_config.train_file)) != data:
+        found = [(resolve_file(name, data), split) for name, split in _named_files(config.data_config)]
+        trained = {path for path, split in found if split == "training"}
+        yield from ((path, split) for path, split in found if split != "training" and path in trained)
 
 
 def _named_files(files: DataConfig) -> Iterator[tuple[str, Split]]:

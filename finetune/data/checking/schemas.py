@@ -62,6 +62,8 @@ def _validator(schema_text: str) -> "Validator | str":
     from referencing import Registry
 
     schema = json.loads(schema_text)
+    if not isinstance(schema.get("$schema", ""), str):
+        return "$schema: expected the address of a schema, as text"
     kind = validator_for(schema, default=Draft202012Validator)
     try:
         kind.check_schema(schema)

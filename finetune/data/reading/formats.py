@@ -9,6 +9,7 @@ text                {"text": …}                         continued pretraining
 A list may be a JSON string of one, as it must be in a table's cell.
 """
 
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -64,7 +65,7 @@ def parse_conversation(record: Record, format: Format) -> Conversation | PlainTe
 
 
 def _keys(data: Mapping[str, Any]) -> str:
-    return ", ".join(f'"{key}"' for key in list(data)[:8]) or "no fields"
+    return ", ".join(json.dumps(key, ensure_ascii=False) for key in list(data)[:8]) or "no fields"
 
 
 def _has_roles(turns: Any) -> bool:

@@ -291,3 +291,27 @@ def test_rows_with_other_tools_or_other_turns_to_learn_are_not_the_same(tmp_path
     rows = [*(row(tools=[tool]) for tool in tools), row(), marked]
     report = check_data(write(tmp_path / "a.jsonl", *rows))
     assert "W501" not in found(report) and "W502" not in found(report)
+
+
+def test_a_folder_is_the_same_with_a_slash_behind_it(tmp_path):
+    write(tmp_path / "train.jsonl", row("x"))
+    write(tmp_path / "dev.jsonl", row("x"))
+    assert found(check_data(f"{tmp_path}/")) == found(check_data(tmp_path)) == {"W503": ["dev.jsonl:1:0"]}
+    with pytest.raises(DataError, match="empty text"):
+        check_data("")
+
+
+def test_a_file_that_is_both_trained_and_evaluated_on_is_told(tmp_path):
+    write(tmp_path / "a.jsonl", row("x"))
+    config = Config(data_config=DataConfig(train_file="a.jsonl", val_file="a.jsonl"))
+    (told,) = check_data(tmp_path, config=config).findings.kept["W503"]
+    assert told.reason.startswith("the file for validation is one for training, too")
+
+
+@pytest.mark.parametrize("address", [5, ["a"], {}])
+def test_a_tool_schema_that_names_no_schema_is_a_warning_not_a_crash(tmp_path, address):
+    call = {"function": {"name": "f", "arguments": {}}}
+    turns = [{"role": "user", "content": "q"}, {"role": "assistant", "tool_calls": [call]}]
+    tool = {"name": "f", "parameters": {"$schema": address, "type": "object"}}
+    report = check_data(write(tmp_path / "a.jsonl", {"messages": turns, "tools": [tool]}))
+    assert report.ok and "W525" in found(report)
