@@ -245,7 +245,10 @@ def check(
     from finetune.data.checking.check import all_of, check_data
     from finetune.data.checking.fix import fix as write_fixed
     from finetune.data.dataset import template_under
+    from finetune.disk import refuse_existing
 
+    if fix is not None:
+        refuse_existing(fix)
     settings = all_of(data) if config is None else load_config(config)
     template = None if model is None else template_under(settings, model)
     report = check_data(data, template, settings)

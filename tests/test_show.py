@@ -71,9 +71,9 @@ def test_what_the_limit_cuts_is_shown_as_cut_and_the_rest_as_training_has_it(dat
     cutting = {"data_config": {"train_file": "x", "overflow": "truncate-left"}}
     _, (view, _) = shown(data, small, yaml(data.parent, **limits, **cutting))
     assert [(run.kind, run.text) for run in view.runs][:3] == [
-        ("context", "[gMASK]<sop><|user|>\n"),
-        ("cut", "问题一问题一问题一问题一<|assistant|>\n答案一<|user|>\n"),
-        ("context", "\\<|user|> is no role here<|assistant|>"),
+        ("context", "[gMASK]<sop>"),
+        ("cut", "<|user|>\n问题一问题一问题一问题一<|assistant|>\n答案一"),
+        ("context", "<|user|>\n\\<|user|> is no role here<|assistant|>"),
     ]
     assert summary(view).endswith(f"cut to {whole - 1} tokens")
     _, (left_out, kept) = shown(data, small, yaml(data.parent, **limits))

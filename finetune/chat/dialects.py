@@ -133,6 +133,12 @@ def _glm4_message(message: Message) -> list[dict[str, Any]]:
             "give each call an assistant message of its own, followed by its result",
             message.at,
         )
+    for call in message.tool_calls:
+        if len(call.name.split()) != 1:
+            reason = (
+                f"GLM-4 writes a function's name on a line of its own, so {call.name!r} could not be read back"
+            )
+            raise TemplateError(f"{reason}; name it without spaces", message.at)
     role = "observation" if message.role == "tool" else message.role
     spelt = [{"role": role, "content": message.content}] if message.content else []
     spelt += [

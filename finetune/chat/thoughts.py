@@ -73,6 +73,7 @@ def _dropped(number: int, message: Message) -> Message:
     if message.reasoning and not (message.content.strip() or message.tool_calls):
         raise TemplateError(
             f"message {number}: nothing is left of it without its thoughts; set data_config.thinking: train, "
-            "or leave the record out"
+            "or leave the record out",
+            message.at,
         )
     return replace(message, reasoning=None)

@@ -68,7 +68,7 @@ def views(origin: str, source: Source, template: ChatTemplate, config: Config) -
     if fate == "trained":  # a document, in pieces
         return [_view(origin, f"piece {n} of {len(kept)}", one, template) for n, one in enumerate(kept, 1)]
     note = f"cut to {limit:,} tokens" if kept else f"left out: longer than {limit:,} tokens"
-    return [_view(origin, note, one, template, _cut(one, kept)) for one in whole]
+    return [_view(origin, note, one, template, _kinds_of_kept(one, kept)) for one in whole]
 
 
 def batch_views(examples: Examples, micro_batch: MicroBatch, template: ChatTemplate) -> Iterator[View]:
@@ -82,12 +82,9 @@ def batch_views(examples: Examples, micro_batch: MicroBatch, template: ChatTempl
 
 
 def _view(
-    origin: str, note: str, example: Example, template: ChatTemplate, cut: Sequence[bool] | None = None
+    origin: str, note: str, example: Example, template: ChatTemplate, kinds: Sequence[Kind] | None = None
 ) -> View:
-    ids, mask = example.input_ids.tolist(), example.loss_mask.tolist()
-    kinds: list[Kind] = ["trained" if learns else "context" for learns in mask]
-    if cut is not None:
-        kinds = ["cut" if is_cut else kind for is_cut, kind in zip(cut, kinds, strict=True)]
+    ids, kinds = example.input_ids.tolist(), kinds or _kinds(example)
     runs = []
     for kind, run in groupby(zip(kinds, ids, strict=True), key=lambda token: token[0]):
         tokens = [token for _, token in run]
@@ -95,15 +92,24 @@ def _view(
     return View(origin, note, tuple(runs))
 
 
-def _cut(whole: Example, kept: Sequence[Example]) -> list[bool]:
-    """The tokens of an example that none of the kept ones has: what lies between its start and its end."""
+def _kinds(example: Example) -> list[Kind]:
+    return ["trained" if learns else "context" for learns in example.loss_mask.tolist()]
+
+
+def _kinds_of_kept(whole: Example, kept: Sequence[Example]) -> list[Kind]:
+    """What becomes of the tokens of an example of which only a beginning and an end were kept.
+
+    A stop token whose turn was cut off is context: it is the marker of the role that speaks next.
+    """
     for example in kept:
-        start = _agree(whole.input_ids, example.input_ids)
-        end = min(_agree(whole.input_ids[::-1], example.input_ids[::-1]), len(example.input_ids) - start)
+        # From the end: what is kept there is one piece, and more tokens than those of the head may begin alike.
+        end = _agree(whole.input_ids[::-1], example.input_ids[::-1])
+        start = min(_agree(whole.input_ids, example.input_ids), len(example.input_ids) - end)
         if start + end == len(example.input_ids):
-            inside = len(whole.input_ids) - start - end
-            return [False] * start + [True] * inside + [False] * end
-    return [True] * len(whole.input_ids)
+            kinds, inside = _kinds(example), len(whole.input_ids) - start - end
+            cut: list[Kind] = ["cut"] * inside
+            return [*kinds[:start], *cut, *kinds[start:]]
+    return ["cut"] * len(whole.input_ids)
 
 
 def _agree(one: np.ndarray, other: np.ndarray) -> int:

@@ -11,6 +11,7 @@ from finetune.config.files import find_shipped
 from finetune.data.checking.check import CheckReport, check_data
 from finetune.data.reading.intake import raise_problems
 from finetune.data.reading.record import Malformed
+from finetune.disk import write_atomically
 from finetune.errors import DataError, FolderInUseError, StorageError
 from finetune.init.files import DataFiles, find_files
 from finetune.init.guess import Guess, Method, Survey, guess
@@ -31,8 +32,7 @@ def init(data: str, model: str, output: Path, method: Method, chat_template: Pat
     files = find_files(data)
     survey = survey_of(files, model, chat_template)
     command = shlex.join(["finetune", "train", str(files.folder), model, str(output)])
-    with output.open("x", encoding="utf-8") as file:
-        file.write(page(guess(survey, method), command, data))
+    write_atomically(output, page(guess(survey, method), command, data).encode())
     shown = ", ".join(f"{name} ({count:,} records)" for name, count in survey.rows.items())
     unused = [f"not used: {', '.join(files.unused)}"] if files.unused else []
     return [f"{output}: from {shown}; every value has its reason beside it", *unused, command]

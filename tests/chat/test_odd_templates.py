@@ -235,3 +235,10 @@ def test_a_system_text_that_somebody_else_says_too_is_missed_all_the_same(made):
     said = (Message("user", "first"), Message("assistant", "hello"), Message("system", "hello"), ASKED)
     with pytest.raises(TemplateError, match=r"message 3 \(system\): the chat template does not print it"):
         template.render(Conversation((*said, Message("assistant", "b"))))
+
+
+@pytest.mark.parametrize("name", ["f g", "f\ng", " "])
+def test_a_function_whose_name_glm4_could_not_read_back_is_refused(family, name):
+    calling = Message("assistant", tool_calls=(ToolCall(name, {}),))
+    with pytest.raises(TemplateError, match="name it without spaces"):
+        family("glm4").render(Conversation((ASKED, calling), (Tool(name),)))

@@ -29,7 +29,7 @@ def read_records(path: str | Path) -> Iterator[Record | Malformed]:
         return (record for file in data_files(Path(path)) for record in _read_file(file))
     if Path(path).is_file():
         return _read_file(Path(path))
-    if is_hub_id(str(path)):
+    if is_hub_id(str(path)) and not Path(path).parent.exists():  # beside what is here it is a slip of the hand
         return read_hub(str(path))
     raise DataError(f"{path}: no such file or folder")
 

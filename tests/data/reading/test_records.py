@@ -285,3 +285,10 @@ def test_line_numbers_hold_far_into_a_file(tmp_path):
     lines[23_456] = "{"
     wrong = [record for record in read(tmp_path, "\n".join(lines)) if isinstance(record, Malformed)]
     assert [record.line for record in wrong] == [23_457]
+
+
+def test_a_missing_file_in_a_folder_that_is_there_is_not_looked_for_on_the_hub(tmp_path, monkeypatch):
+    (tmp_path / "two").mkdir()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(DataError, match="two/none: no such file"):
+        read_records("two/none")
