@@ -5,7 +5,7 @@ from pathlib import Path
 from finetune import log
 from finetune.errors import ModelError
 from finetune.folder import MANIFEST_FILE, RUN_FILE, verify
-from finetune.train.identity import base_identity
+from finetune.train.checkpoint.identity import base_identity
 
 
 def check_adapter(adapter: Path, model: str) -> None:

@@ -17,11 +17,11 @@ from finetune.data.dataset import Examples
 from finetune.data.plan import MicroBatch, Plan, Step
 from finetune.errors import Preempted, TrainingError, some_of
 from finetune.model.batch import Batch, collate
-from finetune.train.distributed import Update, peak_memory, update
-from finetune.train.monitor import Monitor
+from finetune.train.checkpoint.saver import Saver
+from finetune.train.monitor.monitor import Monitor
+from finetune.train.parallel.distributed import Update, peak_memory, update
 from finetune.train.position import Position
 from finetune.train.proofs import check_first_gradients
-from finetune.train.saving import Saver
 from finetune.train.scoring import Scorer
 from finetune.train.signals import StopSignals
 from finetune.train.trainee import Trainee

@@ -12,10 +12,10 @@ from finetune.config.schema import Config
 from finetune.data.dataset import Examples, Sample, load_conversations, load_examples, template_under
 from finetune.data.plan import Plan
 from finetune.manifest import read_manifest
+from finetune.train.checkpoint.identity import Identity, base_identity, kept_conversations_per_step
+from finetune.train.checkpoint.resume import check_identity
 from finetune.train.continued import check_adapter
-from finetune.train.identity import Identity, base_identity, kept_conversations_per_step
 from finetune.train.record import library_versions
-from finetune.train.resume import check_identity
 
 AUTO_TOKENS = 2048
 """`tokens_per_micro_batch: auto`, unless an example is longer."""

@@ -15,12 +15,12 @@ from finetune.disk import write_atomically
 from finetune.errors import ConfigError, DataError, StorageError
 from finetune.folder import REJECTED_FILE, RUN_FILE, read_run
 from finetune.report import write_report
-from finetune.train.lock import run_lock
+from finetune.train.checkpoint.lock import run_lock
+from finetune.train.checkpoint.resume import choose_resume, make_way
+from finetune.train.monitor.trackers import require_trackers
 from finetune.train.prepare import Prepared, prepare
 from finetune.train.record import RunRecord
-from finetune.train.resume import choose_resume, make_way
 from finetune.train.signals import StopSignals
-from finetune.train.trackers import require_trackers
 
 
 def train(

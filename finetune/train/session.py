@@ -9,20 +9,20 @@ from finetune.config.schema import Config
 from finetune.folder import PREDICTIONS_FILE
 from finetune.model.batch import require_known_ids
 from finetune.model.load import read_model_config
-from finetune.train.checkpoint import restore
-from finetune.train.distributed import memory_errors, open_accelerator
+from finetune.train.checkpoint.rng import restore_rng
+from finetune.train.checkpoint.save import restore
+from finetune.train.checkpoint.saver import Saver
+from finetune.train.checkpoint.state import TrainState, apply_parameters, read_state
 from finetune.train.loop import Loop
-from finetune.train.monitor import Monitor
+from finetune.train.monitor.monitor import Monitor
+from finetune.train.monitor.trackers import open_trackers
+from finetune.train.parallel.distributed import memory_errors, open_accelerator
 from finetune.train.position import Position
 from finetune.train.prepare import Prepared
 from finetune.train.proofs import check_frozen, fingerprint_frozen
 from finetune.train.record import RunRecord
-from finetune.train.rng import restore_rng
-from finetune.train.saving import Saver
 from finetune.train.scoring import Scorer
 from finetune.train.signals import StopSignals
-from finetune.train.state import TrainState, apply_parameters, read_state
-from finetune.train.trackers import open_trackers
 from finetune.train.trainee import Trainee, make_trainee
 
 

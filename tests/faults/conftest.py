@@ -20,10 +20,10 @@ from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from finetune.errors import FinetuneError
-from finetune.train.checkpoint import restore, save_checkpoint, snapshot
-from finetune.train.identity import Identity
-from finetune.train.resume import choose_resume, make_way
-from finetune.train.rng import restore_rng
+from finetune.train.checkpoint.identity import Identity
+from finetune.train.checkpoint.resume import choose_resume, make_way
+from finetune.train.checkpoint.rng import restore_rng
+from finetune.train.checkpoint.save import restore, save_checkpoint, snapshot
 
 KILLED = 9
 IDENTITY = Identity({}, "a", "t", {}, 8, 100, {"world_size": 1, "versions": {}})

@@ -11,7 +11,7 @@ import pytest
 
 from finetune.errors import CheckpointError
 from finetune.folder import verify
-from finetune.train.resume import choose_resume
+from finetune.train.checkpoint.resume import choose_resume
 
 
 @pytest.fixture

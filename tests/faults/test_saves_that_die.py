@@ -14,7 +14,7 @@ from types import ModuleType
 import pytest
 
 from finetune.folder import checkpoints, verify
-from finetune.train.resume import choose_resume, make_way
+from finetune.train.checkpoint.resume import choose_resume, make_way
 
 ERRORS = (errno.ENOSPC, errno.EIO, errno.EROFS, errno.EACCES, errno.EDQUOT)
 

@@ -16,11 +16,11 @@ from transformers.optimization import Adafactor, get_cosine_schedule_with_warmup
 from finetune.errors import CheckpointError, ResumeMismatchError, StorageError
 from finetune.folder import checkpoints, verify
 from finetune.train import state as state_module
-from finetune.train.checkpoint import restore, save_checkpoint, snapshot
-from finetune.train.identity import Identity
-from finetune.train.retain import remove_unfinished, retain
-from finetune.train.rng import capture_rng, restore_rng
-from finetune.train.state import Best, TrainState
+from finetune.train.checkpoint.identity import Identity
+from finetune.train.checkpoint.retain import remove_unfinished, retain
+from finetune.train.checkpoint.rng import capture_rng, restore_rng
+from finetune.train.checkpoint.save import restore, save_checkpoint, snapshot
+from finetune.train.checkpoint.state import Best, TrainState
 
 IDENTITY = Identity(
     config={"training_args.learning_rate": 0.01},

@@ -7,7 +7,13 @@ from typing import Any
 import pytest
 
 from finetune.errors import ResumeMismatchError
-from finetune.train.identity import Identity, base_identity, compare, kept_conversations_per_step, what_matters
+from finetune.train.checkpoint.identity import (
+    Identity,
+    base_identity,
+    compare,
+    kept_conversations_per_step,
+    what_matters,
+)
 
 CONFIG: dict[str, Any] = {
     "data_config": {"train_file": "train.jsonl", "val_file": None, "num_proc": 1, "train_on": "all"},

@@ -13,10 +13,18 @@ import pytest
 
 from finetune import log
 from finetune.errors import StorageError
-from finetune.train.metrics_file import MetricsFile, truncate_metrics
-from finetune.train.monitor import Monitor
-from finetune.train.progress import Reading, duration, live_line, loss_text, plain_line, short, sparkline
-from finetune.train.watch import LossWatch
+from finetune.train.monitor.metrics_file import MetricsFile, truncate_metrics
+from finetune.train.monitor.monitor import Monitor
+from finetune.train.monitor.progress import (
+    Reading,
+    duration,
+    live_line,
+    loss_text,
+    plain_line,
+    short,
+    sparkline,
+)
+from finetune.train.monitor.watch import LossWatch
 
 READING = Reading(
     step=120,
@@ -348,7 +356,7 @@ PROGRAM = """
 import sys
 from pathlib import Path
 from finetune import log
-from finetune.train.monitor import Monitor
+from finetune.train.monitor.monitor import Monitor
 with Monitor(Path(sys.argv[1]), total_steps=4, logging_steps=2) as monitor:
     for number in range(1, 5):
         monitor.record(number, epoch=0.1, loss=5.0 - number, grad_norm=0.5, learning_rate=1e-3, tokens=10,

@@ -11,11 +11,11 @@ import pytest
 import torch
 
 from finetune.errors import CheckpointError, FolderInUseError, ResumeMismatchError
-from finetune.train.checkpoint import save_checkpoint
-from finetune.train.identity import Identity
-from finetune.train.lock import run_lock
-from finetune.train.resume import check_identity, choose_resume, make_way
-from finetune.train.state import OptimizerState, TrainState
+from finetune.train.checkpoint.identity import Identity
+from finetune.train.checkpoint.lock import run_lock
+from finetune.train.checkpoint.resume import check_identity, choose_resume, make_way
+from finetune.train.checkpoint.save import save_checkpoint
+from finetune.train.checkpoint.state import OptimizerState, TrainState
 
 
 def identity(rate: float = 0.1, threads: int = 1) -> Identity:
@@ -226,7 +226,7 @@ def test_two_runs_cannot_share_a_folder(tmp_path: Path) -> None:
 
 
 def test_the_lock_of_a_killed_process_holds_nobody_up(tmp_path: Path) -> None:
-    program = "import os, sys\nfrom pathlib import Path\nfrom finetune.train.lock import run_lock\n"
+    program = "import os, sys\nfrom pathlib import Path\nfrom finetune.train.checkpoint.lock import run_lock\n"
     program += "with run_lock(Path(sys.argv[1])):\n    print('locked', flush=True)\n    sys.stdin.read()\n"
     arguments = [sys.executable, "-c", program, str(tmp_path)]
     with subprocess.Popen(arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:

@@ -7,7 +7,7 @@ import pytest
 
 from finetune.errors import ConfigError, MissingLibraryError
 from finetune.train import trackers
-from finetune.train.trackers import require_trackers
+from finetune.train.monitor.trackers import require_trackers
 
 EXTRAS = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"][
     "optional-dependencies"

@@ -4,7 +4,7 @@ import time
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from finetune.train.progress import Reading
+from finetune.train.monitor.progress import Reading
 
 
 @dataclass(frozen=True, slots=True)

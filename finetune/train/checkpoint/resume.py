@@ -17,8 +17,8 @@ from finetune.folder import (
     verify,
 )
 from finetune.manifest import read_manifest
-from finetune.train.identity import Identity, compare
-from finetune.train.retain import remove_unfinished, set_aside
+from finetune.train.checkpoint.identity import Identity, compare
+from finetune.train.checkpoint.retain import remove_unfinished, set_aside
 
 _RUN_FILES = (RUN_FILE, METRICS_FILE, PREDICTIONS_FILE, REJECTED_FILE, REPORT_FILE)
 

@@ -10,10 +10,10 @@ from finetune.chat.template import ChatTemplate
 from finetune.config.arguments import Saving
 from finetune.errors import ConfigError
 from finetune.model.save import save_tuned
-from finetune.train.checkpoint import save_checkpoint, snapshot
-from finetune.train.identity import Identity
+from finetune.train.checkpoint.identity import Identity
+from finetune.train.checkpoint.save import save_checkpoint, snapshot
+from finetune.train.checkpoint.state import Best
 from finetune.train.position import Position
-from finetune.train.state import Best
 from finetune.train.trainee import Trainee
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from finetune import log
-from finetune.train.progress import Reading, live_line
+from finetune.train.monitor.progress import Reading, live_line
 
 if TYPE_CHECKING:
     from rich.live import Live

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from finetune.config.schema import Config
 from finetune.errors import ConfigError, MissingLibraryError
-from finetune.train.identity import flatten
+from finetune.train.checkpoint.identity import flatten
 
 if TYPE_CHECKING:
     from accelerate import Accelerator  # with it comes torch, which a mistake in the YAML need not wait for

@@ -21,12 +21,12 @@ from typing import Self
 
 from finetune import log, world
 from finetune.folder import METRICS_FILE
-from finetune.train.metrics_file import MetricsFile, truncate_metrics
-from finetune.train.pace import Clock, Window, Work, rates
-from finetune.train.progress import Reading, loss_text, plain_line
-from finetune.train.screen import Screen
-from finetune.train.trackers import Track
-from finetune.train.watch import LossWatch
+from finetune.train.monitor.metrics_file import MetricsFile, truncate_metrics
+from finetune.train.monitor.pace import Clock, Window, Work, rates
+from finetune.train.monitor.progress import Reading, loss_text, plain_line
+from finetune.train.monitor.screen import Screen
+from finetune.train.monitor.trackers import Track
+from finetune.train.monitor.watch import LossWatch
 
 SMOOTHING = 0.9  # share of the past in the loss that the live line shows
 RECENT_STEPS = 20  # over which speed and ETA are measured

@@ -24,10 +24,10 @@ from finetune.manifest import (
     read_manifest,
     verify,
 )
-from finetune.train.identity import Identity
-from finetune.train.retain import retain, set_aside, temporary_of
-from finetune.train.rng import capture_rng
-from finetune.train.state import (
+from finetune.train.checkpoint.identity import Identity
+from finetune.train.checkpoint.retain import retain, set_aside, temporary_of
+from finetune.train.checkpoint.rng import capture_rng
+from finetune.train.checkpoint.state import (
     Best,
     TrainState,
     apply_optimizer,

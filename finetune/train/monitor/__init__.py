@@ -1,0 +1,1 @@
+"""What a person sees of a training, and what stays of it."""
