@@ -15,7 +15,7 @@ from transformers.optimization import Adafactor, get_cosine_schedule_with_warmup
 
 from finetune.errors import CheckpointError, ResumeMismatchError, StorageError
 from finetune.folder import checkpoints, verify
-from finetune.train import state as state_module
+from finetune.train.checkpoint import state as state_module
 from finetune.train.checkpoint.identity import Identity
 from finetune.train.checkpoint.retain import remove_unfinished, retain
 from finetune.train.checkpoint.rng import capture_rng, restore_rng

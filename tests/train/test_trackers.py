@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from finetune.errors import ConfigError, MissingLibraryError
-from finetune.train import trackers
+from finetune.train.monitor import trackers
 from finetune.train.monitor.trackers import require_trackers
 
 EXTRAS = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"][
