@@ -43,6 +43,10 @@ class ModelError(FinetuneError):
     """A model or adapter folder is missing, damaged or of a kind we do not train."""
 
 
+class MemoryExhaustedError(ModelError):
+    """Memory ran out; the message says where, and what would need less."""
+
+
 class MissingLibraryError(FinetuneError):
     """An optional library is needed for what was asked."""
 
@@ -84,6 +88,20 @@ class StorageError(FinetuneError):
     """The disk is full, read-only or not ours to write."""
 
     exit_code = 8
+
+
+class RankFailedError(FinetuneError):
+    """A process that trained with this one died, or failed where the others did not."""
+
+    exit_code = 9
+
+
+class ToldError(FinetuneError):
+    """What the main process tells for all: the others end with its exit code and say nothing."""
+
+    def __init__(self, message: str, exit_code: int) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
 
 
 class Preempted(FinetuneError):

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from finetune import world
+from finetune.errors import ToldError
 
 LEVELS = ("debug", "info", "warning", "error", "critical")
 _threshold = LEVELS.index("info")
@@ -42,11 +43,14 @@ def warning(message: str) -> None:
 
 
 def failure(problem: BaseException) -> None:
-    """Say what ended the program: its message, and its traceback where that was asked for."""
+    """Say what ended this process: its message, and its traceback where that was asked for."""
+    if isinstance(problem, ToldError):
+        return
     if _tracebacks:
         traceback.print_exception(problem)
     else:
-        print(f"error: {problem}", file=sys.stderr, flush=True)
+        who = "" if world.is_main() else f"rank {world.rank()}: "
+        print(f"error: {who}{problem}", file=sys.stderr, flush=True)
 
 
 def speaks(level: str) -> bool:

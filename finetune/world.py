@@ -1,4 +1,4 @@
-"""Which process this is among how many. Only here are RANK, WORLD_SIZE and restart count read."""
+"""Which process this is among how many. Only here are the launcher's variables read."""
 
 import os
 
@@ -13,11 +13,26 @@ def world_size() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
+def local_rank() -> int:
+    """This process's number on its node."""
+    return int(os.environ.get("LOCAL_RANK", "0"))
+
+
 def is_main() -> bool:
     """True for the one process that speaks and writes."""
     return rank() == 0
 
 
+def launched() -> bool:
+    """True where torchrun, accelerate, deepspeed or our own launcher started this process."""
+    return "RANK" in os.environ and "WORLD_SIZE" in os.environ
+
+
 def restarted() -> bool:
     """True when torchrun started this process again after a failure."""
     return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
+
+
+def under_torchrun() -> bool:
+    """True where torchrun watches this process, and passes on the signals that its own terminal gets."""
+    return "TORCHELASTIC_RUN_ID" in os.environ

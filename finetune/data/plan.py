@@ -100,11 +100,16 @@ class Plan:
             first = index % self.steps_per_epoch * self.conversations_per_step
             yield self._step(index, epoch, order[first : first + self.conversations_per_step].tolist())
 
-    def _step(self, index: int, epoch: int, conversations: list[int]) -> Step:
+    def repack(self, step: Step, tokens_per_micro_batch: int) -> Step:
+        """The same step in micro-batches of another size."""
+        return self._step(step.index, step.epoch, list(step.conversations), tokens_per_micro_batch)
+
+    def _step(self, index: int, epoch: int, conversations: list[int], max_tokens: int | None = None) -> Step:
         examples = self._examples(conversations)
         weight = int(self.supervised[examples].sum(dtype=np.int64))
         shares = balance(examples, self.lengths[examples].tolist(), self.world_size)
-        ranks = [self._micro_batches(share) for share in shares]
+        budget = max_tokens or self.tokens_per_micro_batch
+        ranks = [pack(share, self.lengths[share].tolist(), budget) for share in shares]
         # Every rank joins the gradient exchange, so every rank runs at least one forward and backward.
         rounds = max(len(rank) for rank in ranks) if self.equal_micro_batches else 1
         padded = tuple(tuple(rank) + ((),) * (rounds - len(rank)) for rank in ranks)
@@ -116,9 +121,6 @@ class Plan:
             return first.tolist()  # type: ignore[no-any-return]
         pairs = zip(first.tolist(), end.tolist(), strict=True)
         return [example for low, high in pairs for example in range(low, high)]
-
-    def _micro_batches(self, examples: list[int]) -> list[MicroBatch]:
-        return pack(examples, self.lengths[examples].tolist(), self.tokens_per_micro_batch)
 
 
 def permutation(count: int, seed: int, epoch: int) -> NDArray[np.int64]:

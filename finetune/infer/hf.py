@@ -50,12 +50,25 @@ class _Inputs:
 
 
 class HFEngine:
-    """An `Engine` over a loaded `PreTrainedModel` or `PeftModel`."""
+    """An `Engine` over a loaded `PreTrainedModel` or `PeftModel`.
 
-    def __init__(self, model: PreTrainedModel | PeftModel, template: ChatTemplate) -> None:
+    device: where it computes; None: where its weights lie. `lockstep`: processes share its weights, and all
+    generate as long as any of them does.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel | PeftModel,
+        template: ChatTemplate,
+        *,
+        device: torch.device | None = None,
+        lockstep: bool = False,
+    ) -> None:
         self.model = model
         self.template = template
+        self._lockstep = lockstep
         self._base = cast(PreTrainedModel, model.get_base_model() if isinstance(model, PeftModel) else model)
+        self._device = device or self._base.device
         self._adapter_on = self.has_adapter
 
     @property
@@ -96,7 +109,7 @@ class HFEngine:
     def loss(self, example: Example) -> tuple[float, int]:
         """The summed cross-entropy of an example's supervised tokens, in nats, and how many they are."""
         require_known_ids(int(example.input_ids.max()), self._embeddings())
-        batch = collate([example]).to(self._base.device)
+        batch = collate([example]).to(self._device)
         kind, virtual = self._virtual_tokens()
         tuned = Tuned(self._base if kind == "full" else self.model, kind, self._base.dtype, virtual)
         with self._stock():
@@ -149,13 +162,14 @@ class HFEngine:
         config = _generation_config(sampling, self.template)
         # The base's own generate: adapters sit in its layers, and virtual tokens are in `inputs` already.
         generate: Callable[..., torch.Tensor] = cast(Any, self._base).generate
-        return generate(generation_config=config, **inputs.arguments, **extra)[:, inputs.prompt_columns :]
+        options = {"synced_gpus": self._lockstep, **extra}
+        return generate(generation_config=config, **inputs.arguments, **options)[:, inputs.prompt_columns :]
 
     def _inputs(self, prompts: Sequence[Sequence[int]], beams: int) -> _Inputs:
         kind, virtual = self._virtual_tokens()
         largest = max(map(max, prompts))
         require_known_ids(largest, self._embeddings())
-        ids, mask = _pad_left(prompts, self.template.pad_id, self._base.device)
+        ids, mask = _pad_left(prompts, self.template.pad_id, self._device)
         if kind == "prefix":
             cache = self._peft().get_prompt(batch_size=len(prompts) * beams)
             dummy = ids.new_full((len(prompts), virtual), self.template.pad_id)
@@ -186,9 +200,7 @@ class HFEngine:
 
     def _embeddings(self) -> int:
         """How many tokens the model has embeddings for."""
-        weight = self._base.get_input_embeddings().weight
-        assert isinstance(weight, torch.Tensor)
-        return len(weight)
+        return int(self._base.config.get_text_config().vocab_size)
 
     def _peft(self) -> PeftModel:
         assert isinstance(self.model, PeftModel)

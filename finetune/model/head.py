@@ -3,6 +3,7 @@
 The vocabulary is wide (151,552 for GLM-4) and few positions are supervised, so the head never sees the rest.
 """
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -18,10 +19,17 @@ class SupervisedLoss(nn.Module):
     """A tuned model and its objective as one module: what shards or wraps the model wraps the head too.
 
     `flat`: the model runs FLAT attention and is told the borders; else every batch holds one conversation.
+    `autocast_dtype`: of the arithmetic, where weights are kept wider.
     """
 
     def __init__(
-        self, tuned: Tuned, *, flat: bool, label_smoothing: float = 0.0, neftune_alpha: float | None = None
+        self,
+        tuned: Tuned,
+        *,
+        flat: bool,
+        label_smoothing: float = 0.0,
+        neftune_alpha: float | None = None,
+        autocast_dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
         self.model = tuned.model
@@ -30,6 +38,7 @@ class SupervisedLoss(nn.Module):
         self.flat = flat
         self.label_smoothing = label_smoothing
         self.neftune_alpha = neftune_alpha
+        self.autocast_dtype = autocast_dtype
 
     def forward(self, batch: Batch) -> torch.Tensor:
         """The sum of the cross-entropy over the batch's K targets, in nats: a scalar in float32."""
@@ -41,19 +50,29 @@ class SupervisedLoss(nn.Module):
 
     def logits(self, batch: Batch, rows: torch.Tensor) -> torch.Tensor:
         """Logits at `rows` (K,): (K, V) in the model's dtype."""
+        with self.autocast(batch.rows.device):
+            return self._logits(batch, rows)
+
+    def autocast(self, device: torch.device) -> AbstractContextManager[object]:
+        """The precision of forward passes."""
+        if self.autocast_dtype is None:
+            return nullcontext()
+        return torch.autocast(device.type, dtype=self.autocast_dtype)
+
+    def _logits(self, batch: Batch, rows: torch.Tensor) -> torch.Tensor:
         inputs = self._embeddings(batch)
         if self.flat:
             inputs["borders"] = batch.borders
-        model: nn.Module = self.model
+        # The base, called as a module: adapters sit in its layers, and what gathers shares hooks in here.
+        model: nn.Module = self.model.get_base_model() if isinstance(self.model, PeftModel) else self.model
         if self.kind == "prompt":
             # peft puts the virtual tokens in front of the row and counts the positions itself.
-            rows = rows + self.virtual_tokens
+            model, rows = self.model, rows + self.virtual_tokens
         else:
             inputs["position_ids"] = batch.position_ids + self.virtual_tokens
-        if self.kind == "prefix" and isinstance(model, PeftModel):
+        if self.kind == "prefix" and isinstance(self.model, PeftModel):
             # peft's own forward drops position_ids, and a flat row cannot do without them.
-            inputs["past_key_values"] = model.get_prompt(batch_size=1)
-            model = model.get_base_model()
+            inputs["past_key_values"] = self.model.get_prompt(batch_size=1)
         return model(**inputs, use_cache=False, logits_to_keep=rows).logits[0]
 
     def _embeddings(self, batch: Batch) -> dict[str, Any]:

@@ -16,14 +16,18 @@ _COMPARED = 16
 """Positions at the end of each conversation: the logits of all would fill the memory."""
 
 
-def choose_layout(tuned: Tuned, wanted: str, longest: int) -> tuple[Layout, str]:
+def choose_layout(
+    tuned: Tuned, wanted: str, longest: int, device: torch.device | None = None
+) -> tuple[Layout, str]:
     """The layout and why, for conversations of up to `longest` tokens; `wanted` is `model_config.attention`.
+
+    device: where the model computes; None: where its weights lie.
 
     Raises ConfigError when flat is demanded of a model that would be wrong in it.
     """
     if wanted == "single":
         return "single", "asked for"
-    reason = _why_single(tuned, longest)
+    reason = _why_single(tuned, longest, device or tuned.base.device)
     if reason is None:
         return "flat", "no padding, no conversation sees another"
     if wanted == "flat":
@@ -36,13 +40,13 @@ def use_layout(tuned: Tuned, layout: Layout) -> None:
     tuned.base.set_attn_implementation(FLAT if layout == "flat" else stock_attention(tuned.base))
 
 
-def _why_single(tuned: Tuned, longest: int) -> str | None:
+def _why_single(tuned: Tuned, longest: int, device: torch.device) -> str | None:
     if tuned.kind == "prompt":
         return "virtual tokens of a prompt stand once in a row, not once in a conversation"
     reason = why_not_flat(tuned.base, longest)
     if reason is not None:
         return reason
-    difference = _flat_against_stock(tuned, longest)
+    difference = _flat_against_stock(tuned, longest, device)
     if not difference <= _tolerance(tuned):  # NaN is no agreement
         return f"flat and stock attention differ by {difference:.1e} on this model"
     return None
@@ -54,27 +58,28 @@ def _tolerance(tuned: Tuned) -> float:
 
 
 @torch.no_grad()
-def _flat_against_stock(tuned: Tuned, longest: int) -> float:
+def _flat_against_stock(tuned: Tuned, longest: int, device: torch.device) -> float:
     """By how much the logits of two made-up conversations differ where they differ most.
 
     Logits, because a mean loss hides the whole of the second conversation behind the first.
     """
     vocabulary = tuned.base.config.get_text_config().vocab_size
     examples = [_made_up(length, vocabulary) for length in (max(8, min(longest, 512)), 7)]
-    flat = _logits(tuned, "flat", [examples])
-    single = _logits(tuned, "single", [[example] for example in examples])
+    flat = _logits(tuned, "flat", [examples], device)
+    single = _logits(tuned, "single", [[example] for example in examples], device)
     smallest = torch.finfo(torch.float32).tiny
     return float(((flat - single).norm(dim=1) / single.norm(dim=1).clamp_min(smallest)).max())
 
 
-def _logits(tuned: Tuned, layout: Layout, micro_batches: list[list[Example]]) -> torch.Tensor:
+def _logits(
+    tuned: Tuned, layout: Layout, micro_batches: list[list[Example]], device: torch.device
+) -> torch.Tensor:
     """(positions, vocabulary) float32 over all conversations."""
     use_layout(tuned, layout)
-    device = tuned.base.device
-    objective = SupervisedLoss(tuned, flat=layout == "flat").eval()
+    narrow = tuned.base_dtype if tuned.mixed else None
+    objective = SupervisedLoss(tuned, flat=layout == "flat", autocast_dtype=narrow).eval()
     batches = [collate(examples).to(device) for examples in micro_batches]
-    with torch.autocast(device.type, dtype=tuned.base_dtype, enabled=tuned.mixed):
-        return torch.cat([objective.logits(batch, batch.rows).float() for batch in batches])
+    return torch.cat([objective.logits(batch, batch.rows).float() for batch in batches])
 
 
 def _made_up(length: int, vocabulary: int) -> Example:

@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
-from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 from transformers.utils import logging as transformers_logging
@@ -50,15 +49,12 @@ def load_base(
         "ignore_mismatched_sizes": True,  # listed then like missing ones, and refused below in our words
     }
     if config.quantization is not None:
-        arguments |= {
-            "quantization_config": quantization(config.quantization, dtype),
-            "device_map": {"": device},
-        }
+        arguments["quantization_config"] = quantization(config.quantization, dtype)
+    if config.quantization is not None or device.type != "cpu":
+        arguments["device_map"] = {"": device}  # tensor by tensor: never the whole model in CPU memory
     loaded, info = _from_pretrained(model, arguments)
     _refuse_invented_weights(model, info)
     _tell_unused_weights(model, info)
-    if config.quantization is None:
-        nn.Module.to(loaded, device)
     _stay_differentiable(loaded)
     loaded.set_attn_implementation(stock_attention(loaded))
     return loaded.eval()

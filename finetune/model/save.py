@@ -2,26 +2,90 @@
 
 import json
 import warnings
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import groupby
 from pathlib import Path
 
 import torch
 from peft import PeftModel
+from safetensors.torch import save_file
+from torch import Tensor
 
 from finetune.model.tuning import LISTS_OF_MODULES, Tuned
 
+SHARD_BYTES = 5_000_000_000
+"""Of one weight file."""
 
-def save_tuned(tuned: Tuned, folder: Path) -> None:
-    """Write the adapter, or the whole model in its base's dtype. Tokenizer and template are not included."""
+
+def save_tuned(tuned: Tuned, folder: Path, weights: Mapping[str, Tensor] | None = None) -> None:
+    """Write the adapter, or the whole model in its base's dtype. Tokenizer and template are not included.
+
+    `weights`: an adapter's, by parameter name, where the model itself holds only shares of them.
+    """
     if isinstance(tuned.model, PeftModel):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # embeddings and biases are saved as meant
-            tuned.model.save_pretrained(str(folder))
+            tuned.model.save_pretrained(str(folder), state_dict=weights)
         _sort_names(folder / "adapter_config.json")
         (folder / "README.md").unlink(missing_ok=True)  # peft's empty form of a model card
         return
-    weights = {name: _narrow(tensor, tuned.base_dtype) for name, tensor in tuned.model.state_dict().items()}
-    tuned.model.save_pretrained(folder, state_dict=weights)
+    narrow = {name: _narrow(tensor, tuned.base_dtype) for name, tensor in tuned.model.state_dict().items()}
+    tuned.model.save_pretrained(folder, state_dict=narrow)
     _state_dtype(folder / "config.json", tuned.base_dtype)
+
+
+def save_prompt(tuned: Tuned, folder: Path, embeddings: Tensor) -> None:
+    """Write an adapter of virtual tokens whose encoder this process holds a share of; (tokens, width) float."""
+    assert isinstance(tuned.model, PeftModel)
+    save_file(
+        {"prompt_embeddings": embeddings.contiguous()},
+        folder / "adapter_model.safetensors",
+        metadata={"format": "pt"},
+    )
+    config = tuned.model.active_peft_config
+    trains, config.inference_mode = config.inference_mode, True
+    try:
+        config.save_pretrained(str(folder))
+    finally:
+        config.inference_mode = trains
+    _sort_names(folder / "adapter_config.json")
+
+
+def save_streamed(
+    tuned: Tuned, folder: Path, sizes: Mapping[str, int], tensors: Iterable[tuple[str, Tensor]]
+) -> None:
+    """Write a whole model tensor by tensor, so that no more than one file of it lies in memory.
+
+    sizes: the number of elements of each tensor, in the order in which `tensors` yields them.
+    """
+    files = dict(_files(sizes, tuned.base_dtype.itemsize))
+    count = max(files.values())
+    for number, group in groupby(tensors, key=lambda pair: files[pair[0]]):
+        shard = {name: _narrow(tensor, tuned.base_dtype).contiguous() for name, tensor in group}
+        save_file(shard, folder / _file_name(number, count), metadata={"format": "pt"})
+    if count > 1:
+        names = {name: _file_name(number, count) for name, number in sorted(files.items())}
+        size = sum(sizes.values()) * tuned.base_dtype.itemsize
+        index = {"metadata": {"total_size": size}, "weight_map": names}
+        (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=2) + "\n")
+    tuned.base.config.save_pretrained(folder)
+    if tuned.base.can_generate():
+        tuned.base.generation_config.save_pretrained(folder)
+    _state_dtype(folder / "config.json", tuned.base_dtype)
+
+
+def _files(sizes: Mapping[str, int], itemsize: int) -> Iterator[tuple[str, int]]:
+    """The number of the file, from 1, in which each tensor stands."""
+    number, filled = 1, 0
+    for name, size in sizes.items():
+        if filled and filled + size * itemsize > SHARD_BYTES:
+            number, filled = number + 1, 0
+        filled += size * itemsize
+        yield name, number
+
+
+def _file_name(number: int, count: int) -> str:
+    return "model.safetensors" if count == 1 else f"model-{number:05}-of-{count:05}.safetensors"
 
 
 def _sort_names(config: Path) -> None:

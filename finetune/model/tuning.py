@@ -72,27 +72,29 @@ class Tuned:
         return ((name, p) for name, p in self.model.named_parameters() if not p.requires_grad)
 
 
-def apply_tuning(model: PreTrainedModel, tuning: Tuning | None, *, freeze: Sequence[str] = ()) -> Tuned:
+def apply_tuning(
+    model: PreTrainedModel, tuning: Tuning | None, *, freeze: Sequence[str] = (), wide: bool = True
+) -> Tuned:
     """Make of a base model what is to be trained: an adapter as `tuning` says, or (None) the whole of it.
 
-    `freeze` are patterns of parameter names that full fine-tuning leaves alone. Raises ConfigError where a
-    name or pattern matches nothing.
+    `freeze` are patterns of parameter names that full fine-tuning leaves alone. `wide`: what learns is float32;
+    else whoever takes the model apart sees to it. Raises ConfigError where a name or pattern matches nothing.
     """
     if tuning is None:
         model.requires_grad_(True)
         _freeze(model, freeze)
-        return _in_float32(Tuned(model, "full", model.dtype))
+        return _in_float32(Tuned(model, "full", model.dtype), wide)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # peft asks transformers by an old name
             tuned = get_peft_model(model, peft_config(model, tuning))
     except (ValueError, TypeError, OSError) as error:
         raise ConfigError(f"peft_config: {error}") from error
-    return _in_float32(_describe(tuned, model.dtype))
+    return _in_float32(_describe(tuned, model.dtype), wide)
 
 
-def load_adapter(model: PreTrainedModel, folder: Path, *, trainable: bool = False) -> Tuned:
-    """Put the adapter in `folder` on its base model.
+def load_adapter(model: PreTrainedModel, folder: Path, *, trainable: bool = False, wide: bool = True) -> Tuned:
+    """Put the adapter in `folder` on its base model; `wide` as for `apply_tuning`.
 
     Raises ModelError for one that is damaged, has values that are not finite, or was made for another base;
     UntrustedContentError for one that is pickled.
@@ -112,8 +114,7 @@ def load_adapter(model: PreTrainedModel, folder: Path, *, trainable: bool = Fals
     except (ValueError, RuntimeError, OSError) as error:
         reason = " ".join(line.strip() for line in str(error).strip().splitlines()[:2])
         raise ModelError(f"{folder}: does not fit this base model: {reason}") from error
-    described = _describe(tuned, model.dtype)
-    return _in_float32(described) if trainable else described
+    return _in_float32(_describe(tuned, model.dtype), wide and trainable)
 
 
 def _read_adapter_config(folder: Path) -> PeftConfig:
@@ -224,8 +225,8 @@ def _describe(model: PeftModel, base_dtype: torch.dtype) -> Tuned:
     return Tuned(model, kind, base_dtype, config.num_virtual_tokens)
 
 
-def _in_float32(tuned: Tuned) -> Tuned:
+def _in_float32(tuned: Tuned, wide: bool) -> Tuned:
     for _, parameter in tuned.trainable():
-        if parameter.dtype in (torch.bfloat16, torch.float16):
+        if wide and parameter.dtype in (torch.bfloat16, torch.float16):
             parameter.data = parameter.data.float()
     return tuned

@@ -5,7 +5,6 @@ tokens divided by the weight of the whole step, and one update follows. So the t
 processes and the layout change the speed, and the gradient not at all.
 """
 
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -15,11 +14,15 @@ from finetune.config.arguments import count_steps
 from finetune.config.schema import Config
 from finetune.data.dataset import Examples
 from finetune.data.plan import MicroBatch, Plan, Step
-from finetune.errors import Preempted, TrainingError, some_of
-from finetune.model.batch import Batch, collate
+from finetune.errors import MemoryExhaustedError, Preempted, TrainingError, some_of
+from finetune.model.batch import collate
+from finetune.train.checkpoint.rng import capture_rng, restore_rng
 from finetune.train.checkpoint.saver import Saver
+from finetune.train.fit import Fit
+from finetune.train.memory import memory_errors, peak_memory
 from finetune.train.monitor.monitor import Monitor
-from finetune.train.parallel.distributed import Update, peak_memory, update
+from finetune.train.parallel import group
+from finetune.train.parallel.back_end import Update
 from finetune.train.position import Position
 from finetune.train.proofs import check_first_gradients
 from finetune.train.scoring import Scorer
@@ -27,6 +30,10 @@ from finetune.train.signals import StopSignals
 from finetune.train.trainee import Trainee
 
 MOST_SKIPPED = 10
+
+_LESS_STATE = (
+    "set training_args.optim: adamw_8bit, or share it over processes with training_args.deepspeed or fsdp"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +43,7 @@ class Loop:
     config: Config
     examples: Examples
     plan: Plan
+    fit: Fit
     total_steps: int
     trainee: Trainee
     monitor: Monitor
@@ -49,31 +57,54 @@ class Loop:
         if self.position.step == 0 and self.config.training_args.evaluation.eval_on_start:
             self._evaluate()
         for step in self.plan.steps(self.position.step, self.total_steps):
-            loss, taken = self._take(step)
+            loss, taken = self._take_fitting(step)
             self._advance(step, loss, taken)
             scores = self._evaluate_if_due()
             self._save_if_due(scores)
             self._leave_if_asked()
 
+    def _take_fitting(self, step: Step) -> tuple[float, Update]:
+        """One optimizer step, in smaller micro-batches where memory ran out and `auto_fit` allows it."""
+        while True:
+            drawn = capture_rng() if self.config.run.auto_fit else {}
+            try:
+                return self._take(self.fit.packed(step))
+            except MemoryExhaustedError as error:
+                self.fit.shrink(step, error)
+                self.trainee.back_end.discard()
+                restore_rng(drawn)
+
     def _take(self, step: Step) -> tuple[float, Update]:
         """One optimizer step: the mean loss over its supervised tokens, and what became of the update."""
-        trainee = self.trainee
+        trainee, back_end = self.trainee, self.trainee.back_end
         trainee.objective.train()
         loss = torch.zeros((), device=trainee.device)
-        for batch in batches(self.examples, step.micro_batches(world.rank()), trainee.device):
-            with trainee.autocast():
-                summed = trainee.objective(batch)
-            trainee.accelerator.backward(summed * (world.world_size() / step.weight))
-            loss += summed.detach()
+        micro_batches = step.micro_batches(world.rank())
+        for number, micro_batch in enumerate(micro_batches, start=1):
+            with memory_errors(*self._told(step, micro_batch)):
+                batch = collate([self.examples[i] for i in micro_batch]).to(trainee.device)
+                loss += back_end.accumulate(batch, 1 / step.weight, last=number == len(micro_batches))
         if self.position.step == 0:
-            check_first_gradients(trainee.tuned)
-        mean = float(loss) / step.weight
-        parameters = list(trainee.parameters.values())
-        max_grad_norm = self.config.training_args.optimizer.max_grad_norm
-        taken = update(parameters, trainee.optimizer, trainee.schedule, loss=mean, max_grad_norm=max_grad_norm)
-        if not taken.applied:
+            check_first_gradients(back_end.gradients())
+        mean = group.total(float(loss)) / step.weight
+        with memory_errors(f"updating the weights after step {step.index + 1}", _LESS_STATE):
+            taken = back_end.update(loss=mean, max_grad_norm=self.config.training_args.optimizer.max_grad_norm)
+        if taken.applied:
+            trainee.schedule.step()
+        else:
             self._not_finite(step, mean, taken.grad_norm)
         return mean, taken
+
+    def _told(self, step: Step, micro_batch: MicroBatch) -> tuple[str, str]:
+        """What is being computed, and what would need less memory for it: the cheapest change first."""
+        tokens = sum(int(self.examples.lengths[i]) for i in micro_batch)
+        origin = some_of(dict.fromkeys(self.examples.origin_of(i) for i in micro_batch))
+        doing = f"computing {tokens} tokens of step {step.index + 1} at once ({origin})"
+        if len(micro_batch) > 1:
+            return doing, f"set run.tokens_per_micro_batch: {max(1, tokens // 2)}, or run.auto_fit: true"
+        if not self.config.training_args.placement.gradient_checkpointing:
+            return doing, "set training_args.gradient_checkpointing: true (a third more work)"
+        return doing, "set a smaller max_input_length, or model_config.quantization: nf4"
 
     def _advance(self, step: Step, loss: float, taken: Update) -> None:
         tokens = sum(int(self.examples.lengths[i]) for rank in step.ranks for batch in rank for i in batch)
@@ -126,12 +157,13 @@ class Loop:
 
     def _leave_if_asked(self) -> None:
         step = self.position.step
-        if self.stop.requested is None or step == self.total_steps:
+        asked = group.anywhere(self.stop.requested)
+        if asked is None or step == self.total_steps:
             return
         if not self.saver.saved(step):
             self._save({})
         raise Preempted(
-            f"stopped by {self.stop.requested} after step {step}, which is saved as {self.saver.latest}; "
+            f"stopped by {asked} after step {step}, which is saved as {self.saver.latest}; "
             "the same command with RESUME yes goes on from there"
         )
 
@@ -151,9 +183,3 @@ class Loop:
         if self.position.skipped > MOST_SKIPPED:
             raise TrainingError(f"{what}; more than {MOST_SKIPPED} steps were skipped, this run diverges")
         log.warning(f"{what}; skipped")
-
-
-def batches(examples: Examples, micro_batches: Sequence[MicroBatch], device: torch.device) -> Iterator[Batch]:
-    """The tensors of each micro-batch, on the device."""
-    for micro_batch in micro_batches:
-        yield collate([examples[i] for i in micro_batch]).to(device)

@@ -36,9 +36,15 @@ class Prepared:
     base: Mapping[str, Any]
     """What tells this base model from another (`base_identity`)."""
 
-    def plan(self, tokens_per_micro_batch: int | None = None) -> Plan:
+    def plan(self, tokens_per_micro_batch: int | None = None, *, equal_micro_batches: bool = False) -> Plan:
         """The steps of the run; `tokens_per_micro_batch` None: as configured."""
-        return make_plan(self.config, self.examples, self.conversations_per_step, tokens_per_micro_batch)
+        return make_plan(
+            self.config,
+            self.examples,
+            self.conversations_per_step,
+            tokens_per_micro_batch,
+            equal_micro_batches=equal_micro_batches,
+        )
 
     @property
     def total_steps(self) -> int:
@@ -105,7 +111,12 @@ def prepare(config: Config, data_dir: Path, model: str) -> Prepared:
 
 
 def make_plan(
-    config: Config, examples: Examples, conversations_per_step: int, tokens_per_micro_batch: int | None = None
+    config: Config,
+    examples: Examples,
+    conversations_per_step: int,
+    tokens_per_micro_batch: int | None = None,
+    *,
+    equal_micro_batches: bool = False,
 ) -> Plan:
     """The steps of a run on `examples`; `tokens_per_micro_batch` None: as configured.
 
@@ -120,6 +131,7 @@ def make_plan(
         batches.seed if batches.data_seed is None else batches.data_seed,
         world_size=world.world_size(),
         tokens_per_micro_batch=max(AUTO_TOKENS, int(examples.lengths.max())) if wanted == "auto" else wanted,
+        equal_micro_batches=equal_micro_batches,
     )
 
 

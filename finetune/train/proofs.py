@@ -1,46 +1,59 @@
 """What a run proves of itself: that all meant to learn does (step 1), and that nothing else did (the end)."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 import torch
 
 from finetune.errors import TrainingError, some_of
 from finetune.model.tuning import Tuned
+from finetune.train.parallel import group
 
 Fingerprints = Mapping[str, tuple[int, int]]
+Held = Callable[[Any], torch.Tensor]
 
 
-def check_first_gradients(tuned: Tuned) -> None:
+def check_first_gradients(gradients: Iterable[tuple[str, torch.Tensor | None]]) -> None:
     """Every trainable tensor has a finite gradient, and together they are not zero.
 
     Single tensors may be zero: LoRA's A is at step 1, because the gradient reaches it through B, which starts
-    at zero. Raises TrainingError naming the tensors.
+    at zero. Each process looks at its own part. Raises TrainingError naming the tensors.
     """
-    absent = [name for name, p in tuned.trainable() if p.grad is None]
-    if absent:
-        raise TrainingError(f"{some_of(absent)}: no gradient reached these trainable weights at step 1")
-    broken = [name for name, p in tuned.trainable() if p.grad is not None and not p.grad.isfinite().all()]
-    if broken:
-        raise TrainingError(f"{some_of(broken)}: the gradient at step 1 is not finite")
-    if not any(bool(p.grad.any()) for _, p in tuned.trainable() if p.grad is not None):
+    found = [(name, *_looked_at(gradient)) for name, gradient in gradients]
+    absent = {name for name, there, _, _ in found if not there}
+    broken = {name for name, there, finite, _ in found if there and not finite}
+    seen = group.gather((absent, broken, any(some for *_, some in found)))
+    if absent := set.union(*(names for names, _, _ in seen)):
+        raise TrainingError(f"{some_of(sorted(absent))}: no gradient reached these trainable weights at step 1")
+    if broken := set.union(*(names for _, names, _ in seen)):
+        raise TrainingError(f"{some_of(sorted(broken))}: the gradient at step 1 is not finite")
+    if not any(some for _, _, some in seen):
         raise TrainingError("the gradient of every trainable weight is zero at step 1: nothing would be learnt")
 
 
+def _looked_at(gradient: torch.Tensor | None) -> tuple[bool, bool, bool]:
+    """Whether it is there, is finite, and has anything but zeros."""
+    if gradient is None:
+        return False, False, False
+    return True, bool(gradient.isfinite().all()), bool(gradient.any())
+
+
 @torch.no_grad()
-def fingerprint_frozen(tuned: Tuned) -> Fingerprints:
+def fingerprint_frozen(tuned: Tuned, held: Held = torch.Tensor.detach) -> Fingerprints:
     """Two integer sums over the bits of every frozen weight, on its own device.
 
     The second is weighted by position, so that a swap shows; both wrap exactly, so the same bits always agree.
+    `held`: what this process has of a weight.
     """
-    return {name: _sums(parameter.detach()) for name, parameter in tuned.frozen()}
+    return {name: _sums(held(parameter)) for name, parameter in tuned.frozen()}
 
 
-def check_frozen(tuned: Tuned, before: Fingerprints) -> None:
-    """Raises TrainingError naming the frozen weights that training changed."""
-    after = fingerprint_frozen(tuned)
-    changed = [name for name in before if after.get(name) != before[name]]
-    if changed:
-        raise TrainingError(f"{some_of(changed)}: these weights are frozen, and training changed them")
+def check_frozen(tuned: Tuned, before: Fingerprints, held: Held = torch.Tensor.detach) -> None:
+    """Raises TrainingError naming the frozen weights that training changed, in this process or another."""
+    after = fingerprint_frozen(tuned, held)
+    changed = group.gather([name for name in before if after.get(name) != before[name]])
+    if named := list(dict.fromkeys(name for names in changed for name in names)):
+        raise TrainingError(f"{some_of(named)}: these weights are frozen, and training changed them")
 
 
 def _sums(tensor: torch.Tensor, chunk: int = 1 << 24) -> tuple[int, int]:

@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +12,13 @@ from finetune.config.schema import Config
 from finetune.data.dataset import Examples
 from finetune.data.preview import preview
 from finetune.disk import write_atomically
-from finetune.errors import ConfigError, DataError, StorageError
+from finetune.errors import DataError, StorageError
 from finetune.folder import REJECTED_FILE, RUN_FILE, read_run
 from finetune.report import write_report
 from finetune.train.checkpoint.lock import run_lock
 from finetune.train.checkpoint.resume import choose_resume, make_way
 from finetune.train.monitor.trackers import require_trackers
+from finetune.train.parallel import group
 from finetune.train.prepare import Prepared, prepare
 from finetune.train.record import RunRecord
 from finetune.train.signals import StopSignals
@@ -57,21 +58,44 @@ def run(
         log.info(notice)
     _refuse_what_is_not_built(config)
     output = Path(arguments.saving.output_dir)
-    with run_lock(output), StopSignals() as stop:
-        checkpoint = choose_resume(output, resume, restarted=world.restarted())
-        prepared = prepare(config, data_dir, model)
-        _refuse_other_data(prepared, data)
-        if checkpoint is not None:
-            prepared = prepared.continuing(checkpoint)
+    if world.world_size() > 1:
+        group.join(arguments.placement)
+    with _one_run(output), StopSignals() as stop:
+        checkpoint = group.decide(lambda: choose_resume(output, resume, restarted=world.restarted()))
+        prepared = group.in_turn(lambda: _prepared(config, data_dir, model, data, checkpoint))
         stop.leave_before_training()
-        make_way(output, checkpoint)
-        _write_rejected(output, prepared.examples)
+        with group.together():
+            if world.is_main():
+                make_way(output, checkpoint)
+                _write_rejected(output, prepared.examples)
         with _reported(output), _record(prepared, output, data_dir, model, checkpoint) as record:
             # torch and transformers: seconds that a mistake in the data need not wait for.
             from finetune.train.session import train_model
 
             train_model(prepared, model, output, checkpoint, record, stop)
     return output
+
+
+@contextmanager
+def _one_run(output: Path) -> Iterator[None]:
+    """Hold the run's folder, in the main process, for all of them."""
+    with ExitStack() as held:
+        with group.together():
+            if world.is_main():
+                held.enter_context(run_lock(output))
+        yield
+
+
+def _prepared(
+    config: Config,
+    data_dir: Path,
+    model: str,
+    data: Sequence[dict[str, Any]] | None,
+    checkpoint: Path | None,
+) -> Prepared:
+    prepared = prepare(config, data_dir, model)
+    _refuse_other_data(prepared, data)
+    return prepared if checkpoint is None else prepared.continuing(checkpoint)
 
 
 @contextmanager
@@ -93,10 +117,6 @@ def _write_report(output: Path) -> None:
 
 
 def _refuse_what_is_not_built(config: Config) -> None:
-    if world.world_size() > 1:
-        raise ConfigError(f"{world.world_size()} processes were started; this version trains in one process")
-    if config.training_args.placement.fsdp:
-        raise ConfigError("training_args.fsdp: sharding needs several processes; this version trains in one")
     require_trackers(config.training_args.logging.report_to)
 
 

@@ -1,4 +1,7 @@
-"""Evaluation while a run goes on: the loss on held-out examples, and the scores of generated answers."""
+"""Evaluation while a run goes on: the loss on held-out examples, and the scores of generated answers.
+
+Several processes share the work; each then knows all of it, so that all come to the same scores.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,15 +9,21 @@ from pathlib import Path
 
 import torch
 
+from finetune import world
 from finetune.chat.template import ChatTemplate
 from finetune.config.schema import Config
 from finetune.data.dataset import Examples, Sample
-from finetune.data.plan import pack
+from finetune.data.plan import MicroBatch, balance, pack
 from finetune.eval.evaluate import evaluate_under
 from finetune.eval.report import Loss, Report
 from finetune.infer.hf import HFEngine
 from finetune.model.batch import collate
+from finetune.train.memory import memory_errors
+from finetune.train.parallel import group
+from finetune.train.parallel.shared_engine import SharedEngine
 from finetune.train.trainee import Trainee
+
+_SMALLER = "set a smaller per_device_eval_batch_size or run.tokens_per_micro_batch"
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,20 +50,36 @@ class Scorer:
     def loss(self, examples: Examples) -> Loss:
         """The mean cross-entropy over the supervised tokens of `examples`."""
         self.trainee.objective.eval()
-        everything = range(len(examples))
-        total = 0.0
-        for micro_batch in pack(everything, examples.lengths.tolist(), self.tokens_per_micro_batch):
-            batch = collate([examples[i] for i in micro_batch]).to(self.trainee.device)
-            with self.trainee.autocast():
-                total += float(self.trainee.objective(batch))
+        summed = 0.0
+        with memory_errors("evaluating the loss", _SMALLER):
+            for micro_batch in self._share(examples):
+                batch = collate([examples[i] for i in micro_batch]).to(self.trainee.device)
+                summed += float(self.trainee.objective(batch))
         tokens = int(examples.supervised.sum())
-        return Loss(total / tokens, tokens)
+        return Loss(group.total(summed) / tokens, tokens)
 
     def predict(self, samples: Sequence[Sample], predictions: Path | None) -> Report:
         """Write the turns of `samples` and score them; one line each to `predictions`."""
-        engine = HFEngine(self.trainee.tuned.model, self.template)
+        trainee = self.trainee
+        lockstep = trainee.back_end.lockstep
+        engine = HFEngine(trainee.tuned.model, self.template, device=trainee.device, lockstep=lockstep)
         batch_size = self.config.training_args.batches.per_device_eval_batch_size
-        with self.trainee.autocast():
+        with trainee.autocast(), memory_errors("generating answers", _SMALLER):
             return evaluate_under(
-                self.config, engine, samples, batch_size=batch_size, predictions_path=predictions
+                self.config,
+                SharedEngine(engine, lockstep=lockstep),
+                samples,
+                batch_size=batch_size,
+                predictions_path=predictions if world.is_main() else None,
             )
+
+    def _share(self, examples: Examples) -> list[MicroBatch]:
+        """This process's micro-batches; where all must run the same number of forwards, empty ones too."""
+        lengths = examples.lengths.tolist()
+        shares = [
+            pack(share, [lengths[i] for i in share], self.tokens_per_micro_batch)
+            for share in balance(range(len(examples)), lengths, world.world_size())
+        ]
+        mine = shares[world.rank()]
+        missing = max(map(len, shares)) - len(mine) if self.trainee.back_end.lockstep else 0
+        return mine + [()] * missing

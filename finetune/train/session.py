@@ -3,20 +3,25 @@
 from pathlib import Path
 from typing import Any
 
-from finetune import log
+from torch import nn
+
+from finetune import log, world
 from finetune.config.arguments import count_steps
 from finetune.config.schema import Config
 from finetune.folder import PREDICTIONS_FILE
 from finetune.model.batch import require_known_ids
 from finetune.model.load import read_model_config
-from finetune.train.checkpoint.rng import restore_rng
+from finetune.train.checkpoint.holder import check_parameters
+from finetune.train.checkpoint.rng import restore_rng, seed_apart
 from finetune.train.checkpoint.save import restore
 from finetune.train.checkpoint.saver import Saver
-from finetune.train.checkpoint.state import TrainState, apply_parameters, read_state
+from finetune.train.checkpoint.state import read_state
+from finetune.train.fit import Fit
 from finetune.train.loop import Loop
+from finetune.train.memory import memory_errors
 from finetune.train.monitor.monitor import Monitor
-from finetune.train.monitor.trackers import open_trackers
-from finetune.train.parallel.distributed import memory_errors, open_accelerator
+from finetune.train.monitor.trackers import Track, open_trackers
+from finetune.train.parallel import group
 from finetune.train.position import Position
 from finetune.train.prepare import Prepared
 from finetune.train.proofs import check_frozen, fingerprint_frozen
@@ -26,7 +31,6 @@ from finetune.train.signals import StopSignals
 from finetune.train.trainee import Trainee, make_trainee
 
 
-@memory_errors()
 def train_model(
     prepared: Prepared, model: str, output: Path, checkpoint: Path | None, record: RunRecord, stop: StopSignals
 ) -> None:
@@ -35,24 +39,25 @@ def train_model(
     _require_known_ids(prepared, model)
     if config.training_args.saving.save_strategy == "no":
         log.warning("training_args.save_strategy: no: what is learnt is not kept when the run ends")
-    accelerator = open_accelerator(
-        config.training_args.placement, trackers=config.training_args.logging.report_to, folder=output
-    )
-    trainee = make_trainee(
-        config, model, accelerator, longest=_longest(prepared), total_steps=prepared.total_steps
-    )
-    frozen = fingerprint_frozen(trainee.tuned)
+    device = group.join(config.training_args.placement)
+    with memory_errors(
+        "loading the model", "set model_config.quantization: nf4, or share it out with deepspeed"
+    ):
+        trainee = make_trainee(
+            config, model, device, longest=_longest(prepared), total_steps=prepared.total_steps
+        )
+    frozen = fingerprint_frozen(trainee.tuned, trainee.back_end.held)
     saver = Saver(output, config.training_args.saving, trainee, prepared.template, prepared.identity)
-    position = _go_on(checkpoint, trainee, saver)
-    loop = _loop(prepared, trainee, saver, position, output, stop)
-    record.note(base=_describe(trainee), plan=_plan(loop))
-    if config.evaluation.compare_with_base and position.step == 0:
-        record.note(before=_test(prepared, loop.scorer, None))
-    stop.leave_before_training()
-    with loop.monitor:
-        loop.run()
-    accelerator.end_training()
-    check_frozen(trainee.tuned, frozen)
+    position = _go_on(checkpoint, trainee, saver, config.training_args.batches.seed)
+    with open_trackers(config, output) as track:
+        loop = _loop(prepared, trainee, saver, position, stop, track)
+        record.note(base=_describe(trainee), plan=_plan(loop))
+        if config.evaluation.compare_with_base and position.step == 0:
+            record.note(before=_test(prepared, loop.scorer, None))
+        stop.leave_before_training()
+        with loop.monitor:
+            loop.run()
+    check_frozen(trainee.tuned, frozen, trainee.back_end.held)
     _take_best(config, trainee, saver, output)
     record.note(result=_result(loop))
     record.note(result={"evaluation": _test(prepared, loop.scorer, output / PREDICTIONS_FILE)})
@@ -70,32 +75,40 @@ def _longest(prepared: Prepared) -> int:
     return max(int(e.lengths.max()) for e in (prepared.examples, prepared.validation, prepared.test) if e)
 
 
-def _go_on(checkpoint: Path | None, trainee: Trainee, saver: Saver) -> Position:
+def _go_on(checkpoint: Path | None, trainee: Trainee, saver: Saver, seed: int) -> Position:
     """Load what the checkpoint holds; the random state last, because making all this drew from it."""
     if checkpoint is None:
+        seed_apart(seed, step=0)
         return Position()
-    state: TrainState = restore(checkpoint, trainee.parameters, trainee.optimizer, trainee.schedule)
+    state = restore(checkpoint, trainee.back_end.holder, trainee.optimizer, trainee.schedule)
     if state.best is not None and (saver.output / state.best.checkpoint).is_dir():
         saver.best = state.best  # a checkpoint of another folder may tell of one that is not here
     saver.latest = checkpoint
-    restore_rng(state.rng)
+    if not restore_rng(state.rng, world.rank()):
+        seed_apart(seed, step=state.step)
     log.info(f"going on from {checkpoint}")
     return Position(**state.counters)
 
 
 def _loop(
-    prepared: Prepared, trainee: Trainee, saver: Saver, position: Position, output: Path, stop: StopSignals
+    prepared: Prepared,
+    trainee: Trainee,
+    saver: Saver,
+    position: Position,
+    stop: StopSignals,
+    track: Track | None,
 ) -> Loop:
     config, total = prepared.config, prepared.total_steps
     # In the single layout no two examples share a micro-batch.
-    plan = prepared.plan(None if trainee.layout == "flat" else 1)
+    tokens = None if trainee.layout == "flat" else 1
+    plan = prepared.plan(tokens, equal_micro_batches=trainee.back_end.lockstep)
     monitor = Monitor(
-        output,
+        saver.output,
         total_steps=total,
         start_step=position.step,
         logging_steps=_logging_steps(config, total, plan.steps_per_epoch),
         first_step=config.training_args.logging.logging_first_step,
-        trackers=open_trackers(trainee.accelerator, config),
+        trackers=track,
     )
     scorer = Scorer(
         config,
@@ -105,7 +118,8 @@ def _loop(
         prepared.validation,
         prepared.validation_samples,
     )
-    return Loop(config, prepared.examples, plan, total, trainee, monitor, scorer, saver, stop, position)
+    fit = Fit(plan, auto=config.run.auto_fit)
+    return Loop(config, prepared.examples, plan, fit, total, trainee, monitor, scorer, saver, stop, position)
 
 
 def _logging_steps(config: Config, total: int, steps_per_epoch: int) -> int:
@@ -118,7 +132,8 @@ def _take_best(config: Config, trainee: Trainee, saver: Saver, output: Path) -> 
     """Let the model be what it was at its best, where that is asked for."""
     if not config.training_args.saving.load_best_model_at_end or saver.best is None:
         return
-    apply_parameters(read_state(output / saver.best.checkpoint), trainee.parameters)
+    holder = trainee.back_end.holder
+    holder.write(check_parameters(read_state(output / saver.best.checkpoint).trainable, holder.parameters()))
     log.info(f"the best is {saver.best.checkpoint}: {saver.best.metric} {saver.best.value:.4g}")
 
 
@@ -128,11 +143,17 @@ def _describe(trainee: Trainee) -> dict[str, Any]:
         "class": type(tuned.base).__name__,
         "model_type": tuned.base.config.model_type,
         "dtype": str(tuned.base_dtype).removeprefix("torch."),
-        "parameters": sum(p.numel() for p in tuned.base.parameters()),
-        "trainable": sum(p.numel() for _, p in tuned.trainable()),
+        "parameters": sum(_count(trainee, p) for p in tuned.base.parameters()),
+        "trainable": sum(_count(trainee, p) for _, p in tuned.trainable()),
         "tuning": tuned.kind,
         "device": str(trainee.device),
+        "back_end": trainee.back_end.name,
+        "processes": world.world_size(),
     }
+
+
+def _count(trainee: Trainee, parameter: nn.Parameter) -> int:
+    return trainee.back_end.whole(parameter).shape.numel()
 
 
 def _plan(loop: Loop) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from typing import Self
 
 from finetune import world
 from finetune.errors import LeftAtOnce, Preempted
+from finetune.train.parallel import group
 
 _LEAVING = (signal.SIGTERM, signal.SIGINT)
 _ASKING = (*_LEAVING, signal.SIGUSR1)
@@ -37,9 +38,10 @@ class StopSignals:
             signal.signal(number, handler)
 
     def leave_before_training(self) -> None:
-        """Raises Preempted if a signal came while nothing was trained yet, so that nothing has to be saved."""
-        if self.requested is not None:
-            raise Preempted(f"stopped by {self.requested} before training; RESUME yes begins where it stood")
+        """Raises Preempted if a signal came, to any process, while nothing was trained that has to be saved."""
+        asked = group.anywhere(self.requested)
+        if asked is not None:
+            raise Preempted(f"stopped by {asked} before training; RESUME yes begins where it stood")
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
         if self.requested and number in _LEAVING:

@@ -20,6 +20,7 @@ from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from finetune.errors import FinetuneError
+from finetune.train.checkpoint.holder import WholeHolder
 from finetune.train.checkpoint.identity import Identity
 from finetune.train.checkpoint.resume import choose_resume, make_way
 from finetune.train.checkpoint.rng import restore_rng
@@ -51,7 +52,7 @@ class Training:
         return self
 
     def save(self, output: Path, limit: int | None = 2) -> Path:
-        state = snapshot(self.step, self.named, self.optimizer, self.schedule)
+        state = snapshot(self.step, WholeHolder(self.named, self.optimizer), self.schedule)
         return save_checkpoint(output, state, write_model, identity=IDENTITY, limit=limit)
 
     def resume(self, output: Path) -> "Training":
@@ -59,7 +60,7 @@ class Training:
         chosen = choose_resume(output, "yes")
         make_way(output, chosen)
         if chosen is not None:
-            state = restore(chosen, self.named, self.optimizer, self.schedule)
+            state = restore(chosen, WholeHolder(self.named, self.optimizer), self.optimizer, self.schedule)
             assert restore_rng(state.rng)
             self.step = state.step
         return self

@@ -16,6 +16,7 @@ from transformers.optimization import Adafactor, get_cosine_schedule_with_warmup
 from finetune.errors import CheckpointError, ResumeMismatchError, StorageError
 from finetune.folder import checkpoints, verify
 from finetune.train.checkpoint import state as state_module
+from finetune.train.checkpoint.holder import WholeHolder
 from finetune.train.checkpoint.identity import Identity
 from finetune.train.checkpoint.retain import remove_unfinished, retain
 from finetune.train.checkpoint.rng import capture_rng, restore_rng
@@ -73,7 +74,7 @@ class Training:
         return self
 
     def state(self, **more: Any) -> TrainState:
-        return snapshot(self.step, self.named, self.optimizer, self.schedule, **more)
+        return snapshot(self.step, WholeHolder(self.named, self.optimizer), self.schedule, **more)
 
     def save(self, output: Path, **options: Any) -> Path:
         best = options.pop("best", None)
@@ -81,7 +82,7 @@ class Training:
         return save_checkpoint(output, state, write_model, identity=IDENTITY, **options)
 
     def resume(self, checkpoint: Path) -> "Training":
-        state = restore(checkpoint, self.named, self.optimizer, self.schedule)
+        state = restore(checkpoint, WholeHolder(self.named, self.optimizer), self.optimizer, self.schedule)
         assert restore_rng(state.rng)
         self.step = state.step
         return self
@@ -140,7 +141,8 @@ def test_a_checkpoint_says_what_it_is_and_everybody_may_read_it(tmp_path: Path) 
 def test_best_counters_and_position_come_back(tmp_path: Path) -> None:
     training = Training().run(3)
     best = Best("checkpoint-2", "eval_loss", 0.1 + 0.2)
-    state = restore(training.save(tmp_path, best=best), training.named, training.optimizer, training.schedule)
+    holder = WholeHolder(training.named, training.optimizer)
+    state = restore(training.save(tmp_path, best=best), holder, training.optimizer, training.schedule)
     assert (state.step, state.counters, state.best) == (3, {"tokens": 12}, best)
 
 

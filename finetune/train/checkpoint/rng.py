@@ -1,5 +1,6 @@
 """The generators a training draws from, as uint8 tensors: torch on CPU and GPU, numpy, Python."""
 
+import hashlib
 import json
 import random
 from collections.abc import Mapping
@@ -8,6 +9,8 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+
+from finetune import world
 
 
 def capture_rng(rank: int = 0) -> dict[str, Tensor]:
@@ -37,6 +40,17 @@ def restore_rng(saved: Mapping[str, Tensor], rank: int = 0) -> bool:
     if "cuda" in states and torch.cuda.is_available():
         torch.cuda.set_rng_state(states["cuda"])
     return True
+
+
+def seed_apart(seed: int, *, step: int) -> None:
+    """Let this process draw other numbers than the others. The first one draws, from the start, as if alone."""
+    if step == 0 and world.rank() == 0:
+        return
+    own = hashlib.sha256(f"{seed} {step} {world.rank()}".encode()).digest()
+    number = int.from_bytes(own[:4], "little")
+    random.seed(number)
+    np.random.seed(number)
+    torch.manual_seed(number)
 
 
 def _numpy_state() -> list[Any]:

@@ -24,20 +24,16 @@ from finetune.manifest import (
     read_manifest,
     verify,
 )
+from finetune.train.checkpoint.holder import (
+    Holder,
+    apply_schedule,
+    check_parameters,
+    describe_schedule,
+)
 from finetune.train.checkpoint.identity import Identity
 from finetune.train.checkpoint.retain import retain, set_aside, temporary_of
 from finetune.train.checkpoint.rng import capture_rng
-from finetune.train.checkpoint.state import (
-    Best,
-    TrainState,
-    apply_optimizer,
-    apply_parameters,
-    apply_schedule,
-    describe_optimizer,
-    describe_schedule,
-    read_state,
-    write_state,
-)
+from finetune.train.checkpoint.state import Best, TrainState, read_state, write_state
 
 _SLACK_BYTES = 1_000_000
 """Tokenizer, configuration and manifest beside the tensors, where no earlier checkpoint tells."""
@@ -45,36 +41,37 @@ _SLACK_BYTES = 1_000_000
 
 def snapshot(
     step: int,
-    named_parameters: Mapping[str, Tensor],
-    optimizer: Optimizer,
+    holder: Holder,
     schedule: LRScheduler,
     *,
+    rng: Mapping[str, Tensor] | None = None,
     counters: Mapping[str, Any] | None = None,
     best: Best | None = None,
 ) -> TrainState:
-    """The state of a training in one process, after `step` optimizer steps; its tensors are the live ones."""
+    """The state of a training after `step` optimizer steps; its tensors are the live ones.
+
+    `rng`: the generators of all processes (None: of this one). All processes take it together.
+    """
     return TrainState(
         step=step,
-        trainable=dict(named_parameters),
-        optimizer=describe_optimizer(optimizer, named_parameters),
+        trainable=holder.parameters(),
+        optimizer=holder.memory(),
         schedule=describe_schedule(schedule),
-        rng=capture_rng(),
+        rng=dict(capture_rng() if rng is None else rng),
         counters=dict(counters or {}),
         best=best,
     )
 
 
-def restore(
-    checkpoint: Path, named_parameters: Mapping[str, Tensor], optimizer: Optimizer, schedule: LRScheduler
-) -> TrainState:
+def restore(checkpoint: Path, holder: Holder, optimizer: Optimizer, schedule: LRScheduler) -> TrainState:
     """Load a verified checkpoint into a live training; its random generators are the caller's to restore, last.
 
     Making models, optimizers and schedules may draw random numbers: call `restore_rng(state.rng)` right before
     the first step. Raises CheckpointError without a training state, ResumeMismatchError naming parameters.
     """
     state = read_state(checkpoint)
-    apply_parameters(state, named_parameters)
-    apply_optimizer(state.optimizer, optimizer, named_parameters)
+    holder.write(check_parameters(state.trainable, holder.parameters()))
+    holder.write_memory(state.optimizer)
     apply_schedule(state, schedule, optimizer)
     return state
 

@@ -5,14 +5,18 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from finetune import log
+from torch import Tensor
+
+from finetune import log, world
 from finetune.chat.template import ChatTemplate
 from finetune.config.arguments import Saving
 from finetune.errors import ConfigError
-from finetune.model.save import save_tuned
 from finetune.train.checkpoint.identity import Identity
+from finetune.train.checkpoint.model_files import ModelFiles, model_files
+from finetune.train.checkpoint.rng import capture_rng
 from finetune.train.checkpoint.save import save_checkpoint, snapshot
-from finetune.train.checkpoint.state import Best
+from finetune.train.checkpoint.state import Best, TrainState, finish
+from finetune.train.parallel import group
 from finetune.train.position import Position
 from finetune.train.trainee import Trainee
 
@@ -45,30 +49,51 @@ class Saver:
             self.best = Best(f"checkpoint-{position.step}", metric, self._value(scores, metric))
         state = snapshot(
             position.step,
-            self.trainee.parameters,
-            self.trainee.optimizer,
+            self.trainee.back_end.holder,
             self.trainee.schedule,
+            rng=self._random_states(),
             counters=asdict(position),
             best=self.best,
         )
-        self.latest = save_checkpoint(
-            self.output,
-            state,
-            self._write_model,
-            identity=self.identity,
-            limit=self.section.save_total_limit,
-            only_model=self.section.save_only_model,
-        )
+        model = model_files(self.trainee.tuned, self.trainee.back_end)
+        with group.together():
+            try:
+                if world.is_main():
+                    self._publish(state, model)
+            finally:  # whatever became of the main process's disk
+                finish([*model.tensors.values(), *(() if self._model_only else state.tensors().values())])
+        self.latest = self.output / f"checkpoint-{position.step}"
         log.info(f"saved {self.latest}")
         return self.latest
+
+    @property
+    def _model_only(self) -> bool:
+        return self.section.save_only_model
+
+    def _publish(self, state: TrainState, model: ModelFiles) -> None:
+        def write_model(folder: Path) -> None:
+            model.write(folder)
+            self.template.save(folder)
+
+        save_checkpoint(
+            self.output,
+            state,
+            write_model,
+            identity=self.identity,
+            limit=self.section.save_total_limit,
+            only_model=self._model_only,
+        )
+
+    def _random_states(self) -> dict[str, Tensor]:
+        """Of every process."""
+        states: dict[str, Tensor] = {}
+        for of_one in group.gather(capture_rng(world.rank())):
+            states |= of_one
+        return states
 
     def saved(self, step: int) -> bool:
         """Whether the latest checkpoint is of this step."""
         return self.latest is not None and self.latest.name == f"checkpoint-{step}"
-
-    def _write_model(self, folder: Path) -> None:
-        save_tuned(self.trainee.tuned, folder)
-        self.template.save(folder)
 
     def _value(self, scores: Mapping[str, float], metric: str) -> float:
         name = metric.removeprefix("eval_")

@@ -1,0 +1,28 @@
+"""When memory runs out: what was being computed, and the cheapest change that would let it fit."""
+
+import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+from finetune.errors import MemoryExhaustedError
+
+
+@contextmanager
+def memory_errors(doing: str, advice: str) -> Iterator[None]:
+    """Turn what torch says when memory runs out into a MemoryExhaustedError; the innermost block speaks."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not isinstance(error, torch.OutOfMemoryError) and "allocate memory" not in str(error):
+            raise
+        reason = str(error).strip().splitlines()[0]
+        raise MemoryExhaustedError(f"out of memory {doing}; {advice} ({reason})") from error
+
+
+def peak_memory(device: torch.device) -> int:
+    """The most memory this process has held, in bytes: allocated on a GPU, resident on a CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

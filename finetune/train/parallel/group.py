@@ -1,0 +1,165 @@
+"""The processes that train one model, and how they agree. With one process nothing here loads torch.
+
+What one process decides (which checkpoint, whose lock) the others take over; what one refuses, all refuse, so
+that nobody waits for a process that is gone. Messages between processes are small and go over gloo, in a group
+of their own: a process that fails between two of them never answers a question of the training itself.
+"""
+
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from finetune import world
+from finetune.config.arguments import Placement
+from finetune.errors import FinetuneError, RankFailedError, ToldError
+
+if TYPE_CHECKING:
+    import torch
+
+T = TypeVar("T")
+
+_control: Any = None
+"""The group for messages; None with one process."""
+_device: "torch.device | None" = None
+
+
+def join(section: Placement) -> "torch.device":
+    """This process's device; where there are several processes, meet them first."""
+    global _control, _device
+    if _device is not None:
+        return _device
+    from datetime import timedelta
+
+    import torch
+    from accelerate import PartialState
+
+    timeout = timedelta(seconds=section.ddp_timeout)
+    options = {"backend": section.ddp_backend, "timeout": timeout} if world.world_size() > 1 else {}
+    _device = PartialState(cpu=section.use_cpu, **options).device
+    if world.world_size() > 1:
+        _control = torch.distributed.new_group(backend="gloo", timeout=timeout)
+    if section.tf32 is not None:
+        torch.backends.cuda.matmul.allow_tf32 = section.tf32
+        torch.backends.cudnn.allow_tf32 = section.tf32
+    return _device
+
+
+def leave() -> None:
+    """Take leave of the others. Wrappers of the model must be gone: they may still hold the group."""
+    global _control, _device
+    _device = None
+    if _control is None:
+        return
+    import gc
+
+    import torch
+    from accelerate.state import AcceleratorState, PartialState
+
+    gc.collect()
+    _control = None
+    torch.distributed.destroy_process_group()
+    AcceleratorState._reset_state(reset_partial_state=True)
+    PartialState._reset_state()
+
+
+@dataclass(frozen=True, slots=True)
+class _Failure:
+    rank: int
+    exit_code: int
+    message: str
+
+
+@contextmanager
+def together() -> Iterator[None]:
+    """What ends the block in one process ends it in all. Every process must come by, and none may wait inside.
+
+    The main process raises the error, its own or `rank 1: …`; the others raise ToldError with its exit code.
+    """
+    if world.world_size() == 1:
+        yield
+        return
+    error: Exception | None = None
+    try:
+        yield
+    except Exception as raised:
+        error = raised
+    failures = [failure for failure in gather(_describe(error)) if failure is not None]
+    if not failures:
+        return
+    first = failures[0]
+    if not world.is_main():
+        raise ToldError(first.message, first.exit_code) from error
+    if error is not None:
+        raise error
+    problem = RankFailedError(f"rank {first.rank}: {first.message}")
+    problem.exit_code = first.exit_code
+    raise problem
+
+
+def _describe(error: Exception | None) -> _Failure | None:
+    if error is None:
+        return None
+    if isinstance(error, FinetuneError):
+        return _Failure(world.rank(), error.exit_code, str(error))
+    if not world.is_main():  # a defect: its place in the program would be lost
+        print(f"rank {world.rank()}:", file=sys.stderr)
+        traceback.print_exception(error)
+    return _Failure(world.rank(), RankFailedError.exit_code, f"{type(error).__name__}: {error}")
+
+
+def decide(question: Callable[[], T]) -> T:
+    """The main process's answer, in every process; its error, in every process."""
+    if world.world_size() == 1:
+        return question()
+    answer: list[Any] = [None]
+    with together():
+        if world.is_main():
+            answer[0] = question()
+    import torch
+
+    torch.distributed.broadcast_object_list(answer, src=0, group=_control)
+    return answer[0]
+
+
+def in_turn(work: Callable[[], T]) -> T:
+    """What `work` makes, in every process: first in one of each node, then, from its caches, in the others."""
+    made: list[T] = []
+    for turn in (True, False):
+        with together():
+            if (world.local_rank() == 0) is turn:
+                made.append(work())
+        if world.world_size() == 1:
+            break
+    return made[0]
+
+
+def gather(value: T) -> list[T]:
+    """One value of each process, by rank, in every process. Values are pickled among processes of one run."""
+    if world.world_size() == 1:
+        return [value]
+    import torch
+
+    values: list[Any] = [None] * world.world_size()
+    torch.distributed.all_gather_object(values, value, group=_control)
+    return values
+
+
+def total(number: float) -> float:
+    """The sum over all processes, in float64."""
+    if world.world_size() == 1:
+        return number
+    import torch
+
+    tensor = torch.tensor(number, dtype=torch.float64)
+    torch.distributed.all_reduce(tensor, group=_control)
+    return float(tensor)
+
+
+def anywhere(value: T | None) -> T | None:
+    """What any process has, the first by rank; None where none has."""
+    if world.world_size() == 1 or not total(value is not None):
+        return value
+    return next(found for found in gather(value) if found is not None)
