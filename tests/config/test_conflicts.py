@@ -47,11 +47,3 @@ def test_a_conflict_that_rests_on_a_wrong_value_is_not_told(mistakes: Mistakes) 
 )
 def test_what_agrees_is_accepted(load: Load, text: str) -> None:
     load(text)
-
-
-def test_a_deepspeed_file_must_not_contradict_the_yaml(mistakes: Mistakes) -> None:
-    text = "training_args: {gradient_accumulation_steps: 4, deepspeed: {gradient_accumulation_steps: 2}}"
-    assert mistakes(text) == [
-        "c.yaml:2:60: training_args.deepspeed: DeepSpeed's gradient_accumulation_steps is 2, "
-        'training_args.gradient_accumulation_steps is 4; write "auto" into the JSON'
-    ]
