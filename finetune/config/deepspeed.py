@@ -60,7 +60,7 @@ def read_deepspeed(value: str | Content) -> Content:
         return value
     try:
         content = json.loads(Path(value).read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(f"{value}: cannot be read as DeepSpeed's JSON: {error}") from None
     if not isinstance(content, dict):
         raise ConfigError(f"{value}:1:1: expected a map of DeepSpeed's keys")
@@ -103,8 +103,8 @@ def fill(
 ) -> DeepSpeed:
     """What DeepSpeed is given for the JSON `value`. Raises ConfigError where it cannot be filled.
 
-    bf16: whether the model computes in bfloat16; hidden_size: the model's. What `value` states agrees with `args`:
-    `deepspeed_checks` saw to that when the configuration was read.
+    bf16: whether the model computes in bfloat16; hidden_size: the model's. What `value` states agrees with
+    `args`: `deepspeed_checks` saw to that when the configuration was read.
     """
     given = deepcopy(read_deepspeed(value))
     for path in unknown_autos(given):
