@@ -99,20 +99,26 @@ def _autos(node: Any, path: KeyPath) -> Iterator[KeyPath]:
 
 
 def fill(
-    value: str | Content, args: TrainingArgs, *, bf16: bool, hidden_size: int, world_size: int
+    value: str | Content,
+    args: TrainingArgs,
+    *,
+    bf16: bool,
+    hidden_size: int,
+    world_size: int,
+    conversations_per_step: int | None = None,
 ) -> DeepSpeed:
     """What DeepSpeed is given for the JSON `value`. Raises ConfigError where it cannot be filled.
 
-    bf16: whether the model computes in bfloat16; hidden_size: the model's. What `value` states agrees with
-    `args`: `deepspeed_checks` saw to that when the configuration was read.
+    bf16: whether the model computes in bfloat16; hidden_size: the model's; conversations_per_step: RunConfig's.
+    What `value` states agrees with `args`: `deepspeed_checks` saw to that when the configuration was read.
     """
     given = deepcopy(read_deepspeed(value))
     for path in unknown_autos(given):
         raise ConfigError(
             f'deepspeed: {dotted(path)}: finetune does not know what "auto" is here; write a value'
         )
-    _check_batch(given, args, world_size)
-    zero = _filled_zero(_section(given, "zero_optimization"), hidden_size)
+    _check_batch(given, conversations_per_step or args.batches.conversations(world_size))
+    stage, zero = zero_stage(given), _filled_zero(_section(given, "zero_optimization"), hidden_size)
     offloaded = _is_offloaded(zero, "optimizer")
     content: Content = {"steps_per_print": _NEVER, "wall_clock_breakdown": False}
     content |= {key: section for key, section in given.items() if key not in _LEFT_OUT}
@@ -124,13 +130,19 @@ def fill(
         "zero_optimization": zero,
         "zero_allow_untested_optimizer": True,
     }
-    content |= _data_types(given, bf16)
+    content |= _data_types(given, wide=bf16 and stage > 0)
     if offloaded:
         content["zero_force_ds_cpu_optimizer"] = False
-    notices = (*_lacking(given, args), *_left_out(given, args), *([_TORCHS_OWN] if offloaded else []))
-    return DeepSpeed(zero_stage(given), offloaded or _is_offloaded(zero, "param"), content, notices)
+    notices = [*_lacking(given, args), *_left_out(given, args)]
+    notices += [_TORCHS_OWN] if offloaded else []
+    notices += [_NARROW_SUM] if bf16 and stage == 0 else []
+    return DeepSpeed(stage, offloaded or _is_offloaded(zero, "param"), content, tuple(notices))
 
 
+_NARROW_SUM = (
+    "deepspeed: without ZeRO it adds up gradients in bfloat16; remove training_args.deepspeed, "
+    "or set zero_optimization.stage, to have them in float32"
+)
 _TORCHS_OWN = (
     "deepspeed: the offloaded optimizer is torch's own (zero_force_ds_cpu_optimizer: false); "
     "DeepSpeed's would first be compiled for a minute or two"
@@ -147,14 +159,12 @@ def _bf16(content: Content) -> Content:
     return _section(content, "bf16" if "bf16" in content else "bfloat16")
 
 
-def _check_batch(given: Content, args: TrainingArgs, world_size: int) -> None:
-    """A train_batch_size that is stated must be what training_args make with so many processes."""
-    stated, batches = given.get("train_batch_size", AUTO), args.batches
-    made = batches.per_device_train_batch_size * batches.gradient_accumulation_steps * world_size
-    if stated not in (AUTO, made):
+def _check_batch(given: Content, made: int) -> None:
+    """A train_batch_size that is stated must be the conversations that a step has."""
+    if given.get("train_batch_size", AUTO) not in (AUTO, made):
+        stated = given["train_batch_size"]
         raise ConfigError(
-            f"deepspeed: train_batch_size is {stated}, and per_device_train_batch_size x "
-            f'gradient_accumulation_steps x processes is {made}; write "auto"'
+            f'deepspeed: train_batch_size is {stated}, a step has {made} conversations; write "auto"'
         )
 
 
@@ -175,10 +185,10 @@ def _is_offloaded(zero: Content, part: str) -> bool:
     return _section(zero, f"offload_{part}").get("device") in ("cpu", "nvme") or zero.get(old) is True
 
 
-def _data_types(given: Content, bf16: bool) -> Content:
-    """Gradients of several micro-batches are added up in float32, unless the user wants them narrower."""
+def _data_types(given: Content, wide: bool) -> Content:
+    """wide: add up the gradients of micro-batches in float32, unless the user says in what."""
     types = {key: value for key, value in _section(given, "data_types").items() if value != AUTO}
-    types = ({"grad_accum_dtype": "fp32"} if bf16 else {}) | types
+    types = ({"grad_accum_dtype": "fp32"} if wide else {}) | types
     return {"data_types": types} if types or "data_types" in given else {}
 
 

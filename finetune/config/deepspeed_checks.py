@@ -5,6 +5,7 @@ The JSON is a file of its own, or a map in the YAML. "auto" agrees with everythi
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -131,6 +132,8 @@ def _stage(found: _Json) -> None:
         if device not in ("none", "cpu", "nvme", AUTO):
             what = f"expected one of none, cpu, nvme, found {describe(device)}"
             found.refuse(("zero_optimization", key, "device"), what)
+        if device == "nvme" and not found.get("zero_optimization", key, "nvme_path"):
+            found.refuse(("zero_optimization", key, "device"), "nvme needs nvme_path, a folder on that disk")
 
 
 def _precision(found: _Json) -> None:
@@ -163,12 +166,19 @@ def _batches(found: _Json) -> None:
     _agrees(found, ("train_micro_batch_size_per_gpu",), micro)
     _agrees(found, ("gradient_accumulation_steps",), accumulation)
     _agrees(found, ("gradient_clipping",), "max_grad_norm")
-    total, of = found.get("train_batch_size", default=AUTO), (found.asked(micro), found.asked(accumulation))
-    if total == AUTO or not all(isinstance(count, int) and count > 0 for count in of):
+    total = found.get("train_batch_size", default=AUTO)
+    in_step = found.yaml.get(("run", "conversations_per_step"))
+    counts = [in_step] if in_step is not None else [found.asked(micro), found.asked(accumulation)]
+    if total == AUTO or not all(isinstance(count, int) and count > 0 for count in counts):
         return
-    if not isinstance(total, int) or total <= 0 or total % (of[0] * of[1]):
-        what = f"is {spelt(total)}, no multiple of {micro} x {accumulation}, {of[0] * of[1]}"
-        found.refuse(("train_batch_size",), what + _WRITE_AUTO)
+    of = prod(counts)
+    if not isinstance(total, int) or total <= 0 or total % of or (in_step and total != of):
+        ours = (
+            f"run.conversations_per_step is {of}"
+            if in_step
+            else f"no multiple of {micro} x {accumulation}, {of}"
+        )
+        found.refuse(("train_batch_size",), f"is {spelt(total)}, {ours}{_WRITE_AUTO}")
 
 
 _OPTIMIZER: Mapping[tuple[str | int, ...], str] = {
@@ -194,6 +204,8 @@ def _optimizer(found: _Json) -> None:
         what = f"is {kind}, training_args.optim is {asked}; remove the section"
         found.refuse(("optimizer", "type"), what)
         return
+    if not isinstance(betas := found.get("optimizer", "params", "betas", default=[]), list) and betas != AUTO:
+        found.refuse(("optimizer", "params", "betas"), unexpected(betas, "a list"))
     for path, ours in _OPTIMIZER.items():
         _agrees(found, ("optimizer", "params", *path), ours)
     ours_too = {*_ADAMW, "torch_adam", *(path[0] for path in _OPTIMIZER)}

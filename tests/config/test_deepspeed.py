@@ -101,6 +101,7 @@ def test_what_the_user_has_is_not_changed() -> None:
 
 def test_what_the_user_states_is_kept() -> None:
     stated: Json = {
+        "zero_optimization": {"stage": 2, "reduce_bucket_size": 500},
         "steps_per_print": 10,
         "wall_clock_breakdown": True,
         "data_types": {"grad_accum_dtype": "bf16"},
@@ -108,6 +109,14 @@ def test_what_the_user_states_is_kept() -> None:
         "communication_data_type": "fp32",
     }
     assert filled(stated).content.items() >= stated.items()
+
+
+def test_without_zero_deepspeed_knows_no_wider_sum_of_gradients() -> None:
+    made = filled({"gradient_clipping": "auto", "gradient_accumulation_steps": "auto"})
+    assert made.stage == 0
+    assert "data_types" not in made.content
+    (notice,) = made.notices
+    assert "adds up gradients in bfloat16" in notice
 
 
 def test_bfloat16_is_deepspeeds_old_name_of_bf16() -> None:
@@ -151,8 +160,14 @@ def test_an_auto_that_nobody_knows_is_refused_by_name(value: Json, key: str) -> 
 def test_a_stated_batch_must_be_the_one_that_is_made() -> None:
     sizes = {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 4}
     assert "train_batch_size" not in filled({"train_batch_size": 16}, world_size=2, **sizes).content
-    with pytest.raises(ConfigError, match=r"train_batch_size is 16, and .* is 24"):
+    with pytest.raises(ConfigError, match="train_batch_size is 16, a step has 24 conversations"):
         filled({"train_batch_size": 16}, world_size=3, **sizes)
+
+
+def test_conversations_per_step_are_the_batch_where_they_are_given() -> None:
+    value, args = {"train_batch_size": 24}, TrainingArgs()
+    made = fill(value, args, bf16=False, hidden_size=8, world_size=5, conversations_per_step=24)
+    assert "train_batch_size" not in made.content
 
 
 @pytest.mark.parametrize(
