@@ -165,6 +165,10 @@ class Batches(Section):
     data_seed: Annotated[int, Field(ge=0)] | None = None
     """Of the order of the conversations; null: seed."""
 
+    def conversations(self, processes: int) -> int:
+        """The conversations of one optimizer step."""
+        return self.per_device_train_batch_size * self.gradient_accumulation_steps * processes
+
 
 class Objective(Section):
     """What is minimised, besides the plain loss."""

@@ -4,8 +4,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from finetune.config.arguments import TrainingArgs
+from finetune.config.deepspeed import zero_stage
+from finetune.config.fsdp import FsdpConfig, contradictions
 from finetune.config.sections import DataConfig, ModelConfig
 from finetune.config.tuning import LoraTuning, PrefixTuning, PromptTuning, Tuning
+from finetune.errors import ConfigError
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +37,7 @@ def find_conflicts(
         *_best_steps(args),
         *_schedule(args),
         *_placement(args),
+        *_sharding(model, args),
         *_tuning(model, tuning, args),
         *_adapter_options(tuning),
     ]
@@ -141,13 +145,49 @@ def _placement(args: TrainingArgs) -> Iterator[Conflict]:
     placement = args.placement
     if placement.deepspeed is not None and placement.fsdp:
         yield Conflict(_args("fsdp", "deepspeed"), "a model is sharded by DeepSpeed or by FSDP; remove one")
-    if placement.fsdp_config and not placement.fsdp:
-        yield Conflict(_args("fsdp_config", "fsdp"), "has no effect without fsdp; set fsdp: full_shard")
+    if placement.fsdp_config not in (None, FsdpConfig()) and not placement.fsdp:
+        yield Conflict(_args("fsdp_config", "fsdp"), "has no effect without fsdp; set fsdp: true")
+    for key in contradictions(placement.fsdp, placement.fsdp_config or FsdpConfig()):
+        yield Conflict(_args(f"fsdp_config.{key}", "fsdp"), "says something else than fsdp; remove one")
     if placement.gradient_checkpointing_kwargs and not placement.gradient_checkpointing:
         yield Conflict(
             _args("gradient_checkpointing_kwargs", "gradient_checkpointing"),
             "has no effect without gradient_checkpointing: true",
         )
+
+
+_ELEMENTWISE = ("adamw_torch", "adamw_torch_fused", "sgd")
+"""Optimizers that update each number by itself: a part of a weight is updated as in the whole."""
+
+_WHOLE = {
+    "adafactor": "keeps means over whole rows and columns",
+    "adagrad": "has not been tried on parts",
+    "rmsprop": "has not been tried on parts",
+}
+_IN_BLOCKS = "keeps its memory in blocks that sharding would cut"
+
+
+def _sharding(model: ModelConfig, args: TrainingArgs) -> Iterator[Conflict]:
+    """What cannot be done to weights of which every process holds a part."""
+    stage, key = _zero_stage(args), "deepspeed"
+    if args.placement.sharding is not None:
+        stage, key = 3, "fsdp"
+    optim = args.optimizer.optim
+    if stage and optim not in _ELEMENTWISE:
+        why = _WHOLE.get(optim, _IN_BLOCKS)
+        yield Conflict(_args("optim", key), f"{optim} {why}; use adamw_torch where weights are sharded")
+    if stage == 3 and model.quantization:
+        yield Conflict(
+            ("model_config.quantization", *_args(key)),
+            "quantized weights cannot be sharded; use DeepSpeed's ZeRO-2, or no sharding",
+        )
+
+
+def _zero_stage(args: TrainingArgs) -> int:
+    try:
+        return zero_stage(args.placement.deepspeed)
+    except ConfigError:  # the file is missing or no JSON: told when files are looked for
+        return 0
 
 
 def _tuning(model: ModelConfig, tuning: Tuning | None, args: TrainingArgs) -> Iterator[Conflict]:

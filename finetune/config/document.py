@@ -1,9 +1,10 @@
-"""A YAML file as plain values, each with the place it was written at. The only door to ruamel.yaml.
+"""A YAML or JSON file as plain values, each with the place it was written at. The only door to ruamel.yaml.
 
 The node graph is read, not the constructed objects: it knows every position, and lets all duplicate keys be
 told at once.
 """
 
+import json
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -38,6 +39,24 @@ def parse_document(text: str, source: str) -> Draft:
     if not isinstance(root, MappingNode):
         kind = "list" if isinstance(root, SequenceNode) else "single value"
         raise ConfigError(f"{_place(root, source)}: expected a map of keys such as data_config, found a {kind}")
+    draft.values = _values(root, (), draft)
+    return draft
+
+
+def read_json(path: Path) -> Draft:
+    """As read_document, for JSON: what only YAML allows is refused, and so is anything but a map."""
+    text, source = _text_of(path), str(path)
+    try:
+        json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ConfigError(f"{source}:{error.lineno}:{error.colno}: not JSON: {error.msg}") from None
+    except RecursionError:
+        raise ConfigError(f"{source}:1:1: not JSON: {_TOO_DEEP}") from None
+    draft = Draft(source)
+    root = _compose(text, source)
+    if not isinstance(root, MappingNode):
+        kind = "list" if isinstance(root, SequenceNode) else "single value"
+        raise ConfigError(f"{source}:1:1: expected a map of keys, found a {kind}")
     draft.values = _values(root, (), draft)
     return draft
 

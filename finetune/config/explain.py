@@ -4,7 +4,7 @@ import inspect
 import re
 from collections.abc import Iterator, Mapping
 
-from finetune.config import other_names, other_tools, peft_keys, transformers_keys
+from finetune.config import fsdp_keys, other_names, other_tools, peft_keys, transformers_keys
 from finetune.config.arguments import OWNERS
 from finetune.config.examples import example_lines
 from finetune.config.keys import PLACES, Key, every_key
@@ -129,6 +129,10 @@ def _why_not(key: str) -> str | None:
         return _not_honoured("training_args", default, advice)
     if key in transformers_keys.GENERATION_KEYS:
         return _not_honoured("training_args.generation_config", None, None)
+    if key in fsdp_keys.NO_EFFECT:
+        return f"accepted in training_args.fsdp_config without effect: {fsdp_keys.NO_EFFECT[key].why}"
+    if key in fsdp_keys.NOT_HONOURED:
+        return _not_honoured("training_args.fsdp_config", fsdp_keys.NOT_HONOURED[key], fsdp_keys.ADVICE[key])
     for known in peft_keys.NOT_HONOURED.values():
         if key in known:
             return _not_honoured("peft_config", known[key], peft_keys.ADVICE.get(key))

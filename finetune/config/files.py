@@ -1,10 +1,8 @@
 """The files that a configuration names, found at once: a wrong name must not cost a model's loading."""
 
-import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from finetune.config.draft import Draft, KeyPath
 from finetune.config.names import closest
@@ -36,7 +34,6 @@ def resolve_files(draft: Draft, data_dir: Path | None) -> None:
     _resolve(draft, ("training_args", "deepspeed"), shipped=True)
     _resolve(draft, ("model_config", "chat_template"), shipped=False)
     _make_absolute(draft, ("model_config", "adapter"))
-    _check_deepspeed(draft)
     if data_dir is not None:
         for path in _data_files(draft):
             _check_data_file(draft, path, data_dir)
@@ -69,40 +66,6 @@ def _shipped_hint(name: str) -> str:
     names = sorted({file.name for folder in SHIPPED for file in folder.glob("*.json")})
     close = closest(Path(name).name, names)
     return f"; did you mean {close}?" if close else ""
-
-
-def _check_deepspeed(draft: Draft) -> None:
-    """The file must be JSON, and must not contradict the YAML."""
-    path: KeyPath = ("training_args", "deepspeed")
-    value = draft.get(path)
-    if isinstance(value, str) and Path(value).is_file():
-        try:
-            value = json.loads(Path(value).read_text(encoding="utf-8"))
-        except json.JSONDecodeError as error:
-            where = f"{draft.get(path)}:{error.lineno}:{error.colno}"
-            draft.refuse(path, f"{where}: not JSON: {error.msg}", value=True)
-        except (OSError, UnicodeDecodeError) as error:
-            draft.refuse(path, f"{draft.get(path)} cannot be read: {error}", value=True)
-    if isinstance(value, list):
-        draft.refuse(path, "expected a map of DeepSpeed's keys, found a list", value=True)
-    elif isinstance(value, dict):
-        _check_agreement(draft, value)
-
-
-_SHARED = {
-    "gradient_accumulation_steps": ("gradient_accumulation_steps", 1),
-    "train_micro_batch_size_per_gpu": ("per_device_train_batch_size", 8),
-    "gradient_clipping": ("max_grad_norm", 1.0),
-}
-
-
-def _check_agreement(draft: Draft, deepspeed: Mapping[str, Any]) -> None:
-    for theirs, (ours, default) in _SHARED.items():
-        value = deepspeed.get(theirs, "auto")
-        asked = draft.get(("training_args", ours), default)
-        if value != "auto" and value != asked:
-            what = f"DeepSpeed's {theirs} is {value}, training_args.{ours} is {asked}"
-            draft.refuse(("training_args", "deepspeed"), f'{what}; write "auto" into the JSON', value=True)
 
 
 def _data_files(draft: Draft) -> Iterator[KeyPath]:

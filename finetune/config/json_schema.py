@@ -8,7 +8,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from finetune.config import peft_keys
+from finetune.config import fsdp_keys, peft_keys
 from finetune.config.keys import PLACES, Key, keys_of
 from finetune.config.legacy import RENAMED
 from finetune.config.section import Section
@@ -109,6 +109,8 @@ def _others(level: str) -> dict[str, Schema]:
     old = {name: _deprecated(_shape_at(new), f"It is called {new[-1]} here.") for name, new in renamed.items()}
     if level == "training_args":
         return old | _more_training_args()
+    if level == "training_args.fsdp_config":
+        return _with_prefix(level, old | _more_fsdp_options())
     if level == "training_args.generation_config":
         return _not_honoured(dict.fromkeys(sorted(GENERATION_KEYS)), {})
     return old | _UPSTREAM if level == "" else old
@@ -126,6 +128,21 @@ def _more_training_args() -> dict[str, Schema]:
         "warmup_ratio": _deprecated(share, "warmup_steps below 1 is a share of all steps."),
         "adafactor": _deprecated({"type": "boolean"}, "It is optim: adafactor here."),
     }
+
+
+def _more_fsdp_options() -> dict[str, Schema]:
+    without_effect = fsdp_keys.NO_EFFECT.items()
+    return {
+        **_not_honoured(fsdp_keys.NOT_HONOURED, fsdp_keys.ADVICE),
+        **{key: {"description": f"Has no effect: {entry.why}."} for key, entry in without_effect},
+    }
+
+
+def _with_prefix(level: str, others: Mapping[str, Schema]) -> dict[str, Schema]:
+    """accelerate's spelling of every key of fsdp_config, besides `others` as they are."""
+    every = {**others, **_properties(level, *PLACES[level])}
+    prefixed = {f"fsdp_{key}": _deprecated(shape, f"It is called {key} here.") for key, shape in every.items()}
+    return {**others, **prefixed}
 
 
 def _deprecated(shape: Schema, why: str) -> Schema:

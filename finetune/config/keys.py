@@ -12,6 +12,7 @@ from typing import Any, get_args
 from pydantic import BaseModel
 
 from finetune.config.arguments import SECTIONS
+from finetune.config.fsdp import FsdpConfig
 from finetune.config.generation import GenerationConfig
 from finetune.config.placement import GradientCheckpointing
 from finetune.config.schema import Config, DataConfig, EvaluationConfig, FileShare, ModelConfig, RunConfig
@@ -25,6 +26,7 @@ PLACES: Mapping[str, tuple[type[Section], ...]] = {
     "model_config": (ModelConfig,),
     "peft_config": tuple(TUNINGS.values()),
     "training_args": tuple(SECTIONS.values()),
+    "training_args.fsdp_config": (FsdpConfig,),
     "training_args.generation_config": (GenerationConfig,),
     "training_args.gradient_checkpointing_kwargs": (GradientCheckpointing,),
     "run": (RunConfig,),

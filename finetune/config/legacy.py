@@ -5,8 +5,10 @@ Every key that is not taken as it stands gives one line, never two, never none.
 
 from collections.abc import Mapping
 
+from finetune.config import fsdp
 from finetune.config.arguments import at_default
 from finetune.config.draft import Draft, KeyPath, dotted
+from finetune.config.fsdp_keys import NO_EFFECT as FSDP_NO_EFFECT
 from finetune.config.mistakes import unexpected
 from finetune.config.names import spelt
 from finetune.config.section import is_same
@@ -20,6 +22,12 @@ RENAMED: Mapping[KeyPath, KeyPath] = {
     ("training_args", "activation_checkpointing"): ("training_args", "gradient_checkpointing"),
     ("training_args", "activation_checkpointing_kwargs"): ("training_args", "gradient_checkpointing_kwargs"),
     ("training_args", "xpu_backend"): ("training_args", "ddp_backend"),
+    ("training_args", "fsdp_transformer_layer_cls_to_wrap"): (
+        "training_args",
+        "fsdp_config",
+        "transformer_layer_cls_to_wrap",
+    ),
+    ("training_args", "fsdp_config", "offload_params"): ("training_args", "fsdp_config", "cpu_offload"),
     ("training_args", "generation_num_beams"): ("training_args", "generation_config", "num_beams"),
     ("model_config", "torch_dtype"): ("model_config", "dtype"),
 }
@@ -27,6 +35,7 @@ RENAMED: Mapping[KeyPath, KeyPath] = {
 
 def translate(draft: Draft) -> None:
     """Bring a draft to today's keys; what was changed stands in its notices, what cannot be in its mistakes."""
+    _drop_fsdp_prefixes(draft)
     for old, new in RENAMED.items():
         if draft.has(old):
             _rename(draft, old, new)
@@ -36,6 +45,7 @@ def translate(draft: Draft) -> None:
     _map_freeze_vision(draft)
     _drop_swanlab(draft)
     _drop_without_effect(draft)
+    _drop_fsdp_without_effect(draft)
 
 
 def _rename(draft: Draft, old: KeyPath, new: KeyPath) -> None:
@@ -142,11 +152,42 @@ def _drop_swanlab(draft: Draft) -> None:
 
 
 def _drop_without_effect(draft: Draft) -> None:
-    args = draft.get(("training_args",))
-    for key in [key for key in args if key in NO_EFFECT] if isinstance(args, dict) else []:
+    args = _map_at(draft, ("training_args",))
+    for key in [key for key in args if key in NO_EFFECT]:
         path = ("training_args", key)
         if key == "save_safetensors" and is_same(args[key], False):
             draft.refuse(path, "weights are always saved as safetensors; remove it", value=True)
         elif not at_default(key, args[key]):
             draft.notices.append(f"training_args.{key}: {spelt(args[key])} has no effect: {NO_EFFECT[key].why}")
         draft.drop(path)
+
+
+_FSDP: KeyPath = ("training_args", "fsdp_config")
+
+
+def _drop_fsdp_prefixes(draft: Draft) -> None:
+    """accelerate writes fsdp_ before each key of fsdp_config. What has no effect is told as that, not here."""
+    for key in [key for key in _map_at(draft, _FSDP) if key.startswith("fsdp_")]:
+        old, short = (*_FSDP, key), (*_FSDP, key.removeprefix("fsdp_"))
+        new = RENAMED.get(short, short)
+        if new[-1] in fsdp.FsdpConfig.model_fields:
+            _rename(draft, old, new)
+        else:
+            _move(draft, old, new, draft.get(old))
+
+
+def _drop_fsdp_without_effect(draft: Draft) -> None:
+    options = _map_at(draft, _FSDP)
+    for key in [key for key in options if key in FSDP_NO_EFFECT]:
+        path = (*_FSDP, key)
+        if not fsdp.at_default(key, options[key]):
+            draft.notices.append(
+                f"{dotted(path)}: {spelt(options[key])} has no effect: {FSDP_NO_EFFECT[key].why}"
+            )
+        draft.drop(path)
+
+
+def _map_at(draft: Draft, path: KeyPath) -> dict[str, object]:
+    """The map at `path`; an empty one where there is none."""
+    found = draft.get(path)
+    return found if isinstance(found, dict) else {}

@@ -7,6 +7,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from finetune.config.deepspeed_checks import check_deepspeed
 from finetune.config.document import read_document
 from finetune.config.draft import Draft, KeyPath, Place, dotted
 from finetune.config.files import find_shipped, resolve_files
@@ -39,11 +40,11 @@ def _finish(draft: Draft, overrides: Sequence[str], data_dir: Path | None) -> Co
         override(draft, text)
     translate(draft)
     resolve_files(draft, data_dir)
+    check_deepspeed(draft)
     config = _validate(draft)
     if config is None or draft.mistakes:
-        raise ConfigError(
-            "\n".join(dict.fromkeys(str(mistake) for mistake in in_reading_order(draft.mistakes)))
-        )
+        mistakes = in_reading_order(draft.mistakes, draft.source)
+        raise ConfigError("\n".join(dict.fromkeys(str(mistake) for mistake in mistakes)))
     return config
 
 

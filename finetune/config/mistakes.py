@@ -199,8 +199,11 @@ def _shortened(text: str) -> str:
     return text if len(text) <= 80 else f"{text[:60]}… ({len(text)} characters)"
 
 
-def in_reading_order(mistakes: Iterable[Mistake]) -> list[Mistake]:
-    """Top to bottom of the file, then the command line."""
-    return sorted(
-        mistakes, key=lambda mistake: (mistake.place.line == 0, mistake.place.line, mistake.place.column)
-    )
+def in_reading_order(mistakes: Iterable[Mistake], first: str) -> list[Mistake]:
+    """Top to bottom of the file `first`, then of the files it names, then the command line."""
+
+    def order(mistake: Mistake) -> tuple[bool, bool, int, int]:
+        place = mistake.place
+        return (place.line == 0, place.source != first, place.line, place.column)
+
+    return sorted(mistakes, key=order)

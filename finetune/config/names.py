@@ -6,9 +6,10 @@ from difflib import SequenceMatcher, get_close_matches
 
 from pydantic import BaseModel
 
-from finetune.config import other_names, other_tools, peft_keys, transformers_keys
+from finetune.config import fsdp_keys, other_names, other_tools, peft_keys, transformers_keys
 from finetune.config.arguments import OWNERS, GenerationConfig, GradientCheckpointing
 from finetune.config.draft import Draft, KeyPath, dotted
+from finetune.config.fsdp import FsdpConfig
 from finetune.config.schema import Config, DataConfig, EvaluationConfig, FileShare, ModelConfig, RunConfig
 from finetune.config.tuning import TUNINGS
 
@@ -26,6 +27,7 @@ LEVELS: Mapping[str, frozenset[str]] = {
     "run": _names(RunConfig),
     "evaluation": _names(EvaluationConfig),
     "data_config.train_file": _names(FileShare),
+    "training_args.fsdp_config": _names(FsdpConfig),
     "training_args.generation_config": _names(GenerationConfig),
     "training_args.gradient_checkpointing_kwargs": _names(GradientCheckpointing),
 }
@@ -128,6 +130,8 @@ def _known_to_library(draft: Draft, level: str, key: str) -> str | None:
     library, default, advice = "transformers", None, None
     if level == "training_args" and key in transformers_keys.NOT_HONOURED:
         default, advice = transformers_keys.NOT_HONOURED[key], transformers_keys.ADVICE.get(key)
+    elif level == "training_args.fsdp_config" and key in fsdp_keys.NOT_HONOURED:
+        default, advice = fsdp_keys.NOT_HONOURED[key], fsdp_keys.ADVICE[key]
     elif level == "training_args.generation_config" and key in transformers_keys.GENERATION_KEYS:
         advice = "max_new_tokens counts the answer alone" if key == "max_length" else None
     elif level == "peft_config" and key in (known := _of_peft(draft)):

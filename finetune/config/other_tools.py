@@ -149,6 +149,7 @@ _THEIRS: Mapping[str, str] = {
     "training_args.bf16": "amp bfloat16 mixed_precision precision",
     "training_args.fp16": "float16",
     "training_args.fsdp_config": "fsdp_version",
+    "training_args.fsdp_config.reshard_after_forward": "fsdp_sharding_strategy sharding_strategy",
     "training_args.deepspeed": "deepspeed_config",
     "training_args.ddp_backend": "distributed_backend",
     "training_args.logging_steps": "log_every log_every_n_steps log_interval log_steps",

@@ -4,6 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator
 
+from finetune.config.fsdp import FsdpConfig, KnownWords, Sharding, sharding
 from finetune.config.section import Count, OnlyFalse, Section
 
 
@@ -64,11 +65,11 @@ class Placement(Section):
     deepspeed: str | dict[str, Any] | None = None
     """DeepSpeed's JSON, or its content. Looked for here, beside the YAML, above it, among those shipped."""
 
-    fsdp: str | None = None
-    """Shard with FSDP2, such as `full_shard auto_wrap`."""
+    fsdp: KnownWords = None
+    """Shard with FSDP2: true, or `full_shard` or `shard_grad_op`, and `offload`, in one text or a list."""
 
-    fsdp_config: dict[str, Any] | None = None
-    """Options of FSDP2."""
+    fsdp_config: FsdpConfig | None = None
+    """Options of that."""
 
     ddp_backend: Literal["nccl", "gloo", "mpi"] | None = None
     """How processes talk; null: nccl on GPUs, gloo on CPUs. The ddp_ keys are for several processes only."""
@@ -87,3 +88,8 @@ class Placement(Section):
 
     ddp_static_graph: bool | None = None
     """Promise that the same parameters are used in every step; null: no."""
+
+    @property
+    def sharding(self) -> Sharding | None:
+        """What FSDP2 is told; None where it is not asked for."""
+        return sharding(self.fsdp, self.fsdp_config)

@@ -3,9 +3,10 @@
 import inspect
 from collections.abc import Iterator
 
-from finetune.config import peft_keys, transformers_keys
+from finetune.config import fsdp_keys, peft_keys, transformers_keys
 from finetune.config.arguments import TrainingArgs
 from finetune.config.files import SHIPPED
+from finetune.config.fsdp import FsdpConfig
 from finetune.config.generation import GenerationConfig
 from finetune.config.keys import in_yaml, keys_of
 from finetune.config.placement import GradientCheckpointing
@@ -69,6 +70,7 @@ def _training_args() -> Iterator[str]:
     for name, field in TrainingArgs.model_fields.items():
         assert isinstance(field.annotation, type) and issubclass(field.annotation, Section)
         yield from _table(name, field.annotation)
+    yield from _table("fsdp_config", FsdpConfig)
     yield from _table("generation_config", GenerationConfig)
     yield from _table("gradient_checkpointing_kwargs", GradientCheckpointing)
 
@@ -95,11 +97,14 @@ def _other_keys() -> Iterator[str]:
     yield "\n## Keys that have no effect\n\nAccepted, with one line that says so."
     yield "\n| key of training_args | why |\n|---|---|"
     yield from (f"| `{key}` | {entry.why} |" for key, entry in transformers_keys.NO_EFFECT.items())
+    yield from (f"| `fsdp_config.{key}` | {entry.why} |" for key, entry in fsdp_keys.NO_EFFECT.items())
     yield "\n## Keys we do not honour"
     yield "\nAccepted at the value they have when nobody sets them, and refused by name at any other."
     yield "\n| key of training_args | default | instead |\n|---|---|---|"
     for key, default in transformers_keys.NOT_HONOURED.items():
         yield f"| `{key}` | `{in_yaml(default)}` | {transformers_keys.ADVICE.get(key, '')} |"
+    for key, default in fsdp_keys.NOT_HONOURED.items():
+        yield f"| `fsdp_config.{key}` | `{in_yaml(default)}` | {fsdp_keys.ADVICE[key]} |"
     yield "\n| key of peft_config | of | default | why |\n|---|---|---|---|"
     for key, kinds in _keys_of_peft().items():
         default = peft_keys.NOT_HONOURED[kinds[0]][key]

@@ -43,15 +43,13 @@ def test_a_conflict_that_rests_on_a_wrong_value_is_not_told(mistakes: Mistakes) 
         "training_args: {lr_scheduler_type: cosine_with_min_lr, lr_scheduler_kwargs: {min_lr: 1e-6}}",
         "model_config: {quantization: nf4, adapter: some/adapter}",
         "training_args: {predict_with_generate: true}",
+        "training_args: {deepspeed: ds_zero_3.json, optim: adamw_torch}",
+        "training_args: {fsdp: true, optim: sgd, optim_args: momentum=0.9}",
+        "training_args: {deepspeed: {zero_optimization: {stage: 0}}, optim: adafactor}",
+        "training_args: {fsdp: false, optim: paged_adamw_8bit}",
+        "training_args: {deepspeed: ds_zero_2.json}\nmodel_config: {quantization: nf4}\n"
+        "peft_config: {peft_type: LORA}",
     ],
 )
 def test_what_agrees_is_accepted(load: Load, text: str) -> None:
     load(text)
-
-
-def test_a_deepspeed_file_must_not_contradict_the_yaml(mistakes: Mistakes) -> None:
-    text = "training_args: {gradient_accumulation_steps: 4, deepspeed: {gradient_accumulation_steps: 2}}"
-    assert mistakes(text) == [
-        "c.yaml:2:60: training_args.deepspeed: DeepSpeed's gradient_accumulation_steps is 2, "
-        'training_args.gradient_accumulation_steps is 4; write "auto" into the JSON'
-    ]

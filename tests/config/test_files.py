@@ -49,7 +49,12 @@ def test_a_deepspeed_file_is_taken_from_those_shipped_by_its_name(here: Path) ->
 
 @pytest.mark.parametrize(
     ("content", "what"),
-    [("{", "not JSON: Expecting property name"), ("[]", "expected a map of DeepSpeed's keys, found a list")],
+    [
+        ("{", r"ds\.json:1:2: not JSON: Expecting property name"),
+        ("{'stage': 2}", r"ds\.json:1:2: not JSON: Expecting property name"),
+        ("[]", r"ds\.json:1:1: expected a map of keys, found a list"),
+        ("[" * 100_000, r"ds\.json:1:1: not JSON: maps and lists are nested too deeply"),
+    ],
 )
 def test_a_deepspeed_file_is_read_at_once(here: Path, content: str, what: str) -> None:
     write(here / "configs/ds.json", content)

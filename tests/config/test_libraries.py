@@ -1,6 +1,7 @@
 """Our tables of names and defaults against transformers' and peft's own, so that no key slips past us."""
 
 import inspect
+import re
 from collections.abc import Mapping
 from dataclasses import MISSING, fields
 from enum import Enum
@@ -19,9 +20,10 @@ from transformers.optimization import TYPE_TO_SCHEDULER_FUNCTION
 from transformers.trainer_utils import SchedulerType
 from transformers.training_args import OptimizerNames
 
-from finetune.config import generation, peft_keys, transformers_keys
+from finetune.config import fsdp_keys, generation, peft_keys, transformers_keys
 from finetune.config.arguments import OWNERS, Optimizer, Schedule, TrainingArgs
 from finetune.config.conflicts import SCHEDULE_OPTIONS
+from finetune.config.fsdp import FsdpConfig
 from finetune.config.legacy import RENAMED
 from finetune.config.tuning import TUNINGS
 
@@ -75,6 +77,14 @@ def test_other_keys_have_transformers_defaults() -> None:
     no_effect = {key: entry.default for key, entry in transformers_keys.NO_EFFECT.items() if key not in GONE}
     ours = {**transformers_keys.NOT_HONOURED, **no_effect}
     assert ours == {key: TRANSFORMERS[key] for key in ours}
+
+
+def test_fsdp_config_has_the_keys_that_transformers_reads() -> None:
+    source = inspect.getsource(Seq2SeqTrainingArguments._process_fsdp_args)
+    theirs = set(re.findall(r'self\.fsdp_config(?:\.get\(|\.setdefault\(|\[)"(\w+)"', source))
+    tables = [set(FsdpConfig.model_fields), set(fsdp_keys.NOT_HONOURED), set(fsdp_keys.NO_EFFECT)]
+    assert set.union(*tables) == theirs
+    assert len(theirs) == sum(map(len, tables))
 
 
 def test_generation_config_is_known_in_full() -> None:
