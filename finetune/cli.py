@@ -33,6 +33,9 @@ Quantization = Annotated[
 Overrides = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a YAML key; may be repeated.")
 ]
+Processes = Annotated[
+    int | None, typer.Option("--nproc", min=1, help="Processes on this machine; default: one per GPU.")
+]
 MaxNewTokens = Annotated[int, typer.Option(min=1, help="Most tokens of one answer.")]
 BatchSize = Annotated[int, typer.Option(min=1, help="Conversations answered at once.")]
 TrustRemoteCode = Annotated[
@@ -68,14 +71,15 @@ def train(
         str | None, typer.Argument(metavar="RESUME", help="yes | no | a step | a checkpoint folder.")
     ] = None,
     overrides: Overrides = None,
+    processes: Processes = None,
 ) -> None:
     """Fine-tune MODEL on the conversations in DATA_DIR as CONFIG describes.
 
     Example: finetune train data_examples THUDM/glm-4-9b-chat-hf configs/lora.yaml
     """
-    from finetune.train.run import train as run
+    from finetune.train.launch import launch
 
-    print(run(data_dir, model, config, resume, overrides or ()))
+    print(launch(data_dir, model, config, resume, overrides or (), processes))
 
 
 @app.command()
@@ -101,14 +105,15 @@ def init(
 def rerun(
     output: Annotated[Path, typer.Argument(metavar="OUTPUT", help="Folder of the run to repeat.")],
     new_output: Annotated[Path, typer.Argument(metavar="NEW_OUTPUT", help="Folder of the new run.")],
+    processes: Processes = None,
 ) -> None:
     """Run once more what OUTPUT/run.json describes, on the same data and model.
 
     Example: finetune rerun output output-again
     """
-    from finetune.train.run import rerun as run
+    from finetune.train.launch import relaunch
 
-    print(run(output, new_output))
+    print(relaunch(output, new_output, processes))
 
 
 @app.command("eval")

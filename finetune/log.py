@@ -23,6 +23,11 @@ def show_tracebacks() -> None:
     _tracebacks = True
 
 
+def shows_tracebacks() -> bool:
+    """Whether `show_tracebacks` was called."""
+    return _tracebacks
+
+
 def set_level(level: str) -> None:
     """Say nothing below `level`: one of LEVELS, or transformers' `passive` (info) and `detail` (debug)."""
     global _threshold

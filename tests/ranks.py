@@ -137,5 +137,7 @@ def run_ranks(work: Callable[[], Any], count: int = 2, seconds: float = 120) -> 
     with Ranks(work, count) as ranks:
         ended = ranks.join(seconds)
     failed = [(rank, one) for rank, one in enumerate(ended) if one.code]
-    assert not failed, "\n".join(f"rank {rank} ended with {one.code}:\n{one.said[-6000:]}" for rank, one in failed)
+    assert not failed, "\n".join(
+        f"rank {rank} ended with {one.code}:\n{one.said[-6000:]}" for rank, one in failed
+    )
     return [one.result for one in ended]

@@ -27,7 +27,7 @@ class RunRecord:
         self._content: dict[str, Any] = {
             "finetune": importlib.metadata.version("glm-finetune"),
             **asked,
-            "started": _now(),
+            "started": now(),
             "status": "running",
             "versions": library_versions(),
             "environment": _environment(),
@@ -42,7 +42,7 @@ class RunRecord:
     ) -> None:
         status = "done" if error is None else "preempted" if isinstance(error, Preempted) else "failed"
         code = 0 if error is None else error.exit_code if isinstance(error, FinetuneError) else 1
-        self.note(status=status, finished=_now(), exit_code=code, error=None if error is None else str(error))
+        self.note(status=status, finished=now(), exit_code=code, error=None if error is None else str(error))
 
     def note(self, **sections: object) -> None:
         """Add to run.json; a section that is a mapping on both sides grows, any other is replaced."""
@@ -67,5 +67,6 @@ def _environment() -> dict[str, Any]:
     return {"platform": platform.platform(), "machine": platform.machine(), "python": sys.version.split()[0]}
 
 
-def _now() -> str:
+def now() -> str:
+    """The time as run.json tells it."""
     return datetime.now(UTC).isoformat(timespec="seconds")

@@ -38,9 +38,14 @@ def train(
 def rerun(output: Path, new_output: Path) -> Path:
     """Train once more what `output`/run.json describes, into `new_output`; DataError if the data changed."""
     described = read_run(output, "config", "data_dir", "model", "data")
-    overrides = [f"training_args.output_dir={new_output}"]
-    config = parse_config(described["config"], f"{output / RUN_FILE}: config", overrides)
+    config = described_config(output, new_output)
     return run(config, Path(described["data_dir"]), described["model"], None, data=described["data"])
+
+
+def described_config(output: Path, new_output: Path) -> Config:
+    """The configuration in `output`/run.json, for a run into another folder."""
+    overrides = [f"training_args.output_dir={new_output}"]
+    return parse_config(read_run(output, "config")["config"], f"{output / RUN_FILE}: config", overrides)
 
 
 def run(
@@ -60,7 +65,7 @@ def run(
     output = Path(arguments.saving.output_dir)
     if world.world_size() > 1:
         group.join(arguments.placement)
-    with _one_run(output), StopSignals() as stop:
+    with group.noticing_losses(), _one_run(output), StopSignals() as stop:
         checkpoint = group.decide(lambda: choose_resume(output, resume, restarted=world.restarted()))
         prepared = group.in_turn(lambda: _prepared(config, data_dir, model, data, checkpoint))
         stop.leave_before_training()

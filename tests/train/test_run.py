@@ -243,7 +243,9 @@ def test_more_than_the_memory_holds_is_told_with_the_ways_out(
     small: Path, data: Path, configure: Configure
 ) -> None:
     huge = {"peft_type": "PREFIX_TUNING", "num_virtual_tokens": 10**12}
-    with pytest.raises(ModelError, match=r"out of memory loading the model; set model_config\.quantization: nf4"):
+    with pytest.raises(
+        ModelError, match=r"out of memory loading the model; set model_config\.quantization: nf4"
+    ):
         train(data, str(small), configure(huge))
 
 

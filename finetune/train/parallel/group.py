@@ -5,6 +5,7 @@ that nobody waits for a process that is gone. Messages between processes are sma
 of their own: a process that fails between two of them never answers a question of the training itself.
 """
 
+import re
 import sys
 import traceback
 from collections.abc import Callable, Iterator
@@ -20,6 +21,11 @@ if TYPE_CHECKING:
     import torch
 
 T = TypeVar("T")
+
+_BROKEN_OFF = re.compile(
+    r"gloo|NCCL|closed by peer|reset by peer|Connection refused|Broken pipe|store.*(timed out|closed)",
+    re.IGNORECASE,
+)
 
 _control: Any = None
 """The group for messages; None with one process."""
@@ -45,24 +51,6 @@ def join(section: Placement) -> "torch.device":
         torch.backends.cuda.matmul.allow_tf32 = section.tf32
         torch.backends.cudnn.allow_tf32 = section.tf32
     return _device
-
-
-def leave() -> None:
-    """Take leave of the others. Wrappers of the model must be gone: they may still hold the group."""
-    global _control, _device
-    _device = None
-    if _control is None:
-        return
-    import gc
-
-    import torch
-    from accelerate.state import AcceleratorState, PartialState
-
-    gc.collect()
-    _control = None
-    torch.distributed.destroy_process_group()
-    AcceleratorState._reset_state(reset_partial_state=True)
-    PartialState._reset_state()
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +133,21 @@ def gather(value: T) -> list[T]:
     values: list[Any] = [None] * world.world_size()
     torch.distributed.all_gather_object(values, value, group=_control)
     return values
+
+
+@contextmanager
+def noticing_losses() -> Iterator[None]:
+    """Name what it means that an exchange broke off: another process is gone. Raises RankFailedError."""
+    try:
+        yield
+    except RuntimeError as error:
+        if world.world_size() == 1 or not _BROKEN_OFF.search(str(error)):
+            raise
+        reason = str(error).strip().splitlines()[0]
+        raise RankFailedError(
+            f"another process of this run has ended, and this one cannot go on without it ({reason}); "
+            "RESUME yes goes on from the last checkpoint"
+        ) from error
 
 
 def total(number: float) -> float:

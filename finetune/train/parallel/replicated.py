@@ -68,7 +68,7 @@ def _distributed(objective: SupervisedLoss, section: Placement) -> DistributedDa
     given = {
         "find_unused_parameters": section.ddp_find_unused_parameters,
         "bucket_cap_mb": section.ddp_bucket_cap_mb,
-        "broadcast_buffers": section.ddp_broadcast_buffers or False,
+        "forward_sync_buffers": section.ddp_broadcast_buffers or False,
         "static_graph": section.ddp_static_graph,
     }
     options: dict[str, Any] = {key: value for key, value in given.items() if value is not None}

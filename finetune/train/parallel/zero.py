@@ -161,8 +161,8 @@ class _ZeroHolder:
 
     @torch.no_grad()
     def write(self, values: Mapping[str, Tensor]) -> None:
-        from deepspeed.utils import safe_set_full_fp32_param
         from deepspeed.runtime.zero import GatheredParameters
+        from deepspeed.utils import safe_set_full_fp32_param
 
         for name, parameter in self._named():
             value = values[name].to(parameter.device)
