@@ -24,6 +24,9 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
+DataDir = Annotated[Path, typer.Argument(metavar="DATA_DIR", help="Where the files named in data_config lie.")]
+Base = Annotated[str, typer.Argument(metavar="MODEL", help="Base model: a folder or a Hub id.")]
+ConfigFile = Annotated[Path, typer.Argument(metavar="CONFIG", help="The YAML, such as configs/lora.yaml.")]
 ModelOrRun = Annotated[
     str, typer.Argument(metavar="MODEL_OR_RUN", help="Model folder, Hub id, adapter, checkpoint or run folder.")
 ]
@@ -62,11 +65,9 @@ def _everywhere(
 
 @app.command()
 def train(
-    data_dir: Annotated[
-        Path, typer.Argument(metavar="DATA_DIR", help="Where the files named in data_config lie.")
-    ],
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="Base model: a folder or a Hub id.")],
-    config: Annotated[Path, typer.Argument(metavar="CONFIG", help="The YAML, such as configs/lora.yaml.")],
+    data_dir: DataDir,
+    model: Base,
+    config: ConfigFile,
     resume: Annotated[
         str | None, typer.Argument(metavar="RESUME", help="yes | no | a step | a checkpoint folder.")
     ] = None,
@@ -85,7 +86,7 @@ def train(
 @app.command()
 def init(
     data: Annotated[str, typer.Argument(metavar="DATA", help="A data file, or a folder with several.")],
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="Base model: a folder or a Hub id.")],
+    model: Base,
     output: Annotated[Path, typer.Option(help="The YAML to write; must not exist.")] = Path("finetune.yaml"),
     method: Annotated[Literal["lora", "qlora", "p-tuning", "full"], typer.Option(help="How to tune.")] = "lora",
     chat_template: Annotated[
@@ -99,6 +100,29 @@ def init(
     from finetune.init.story import init as write
 
     print("\n".join(write(data, model, output, method, chat_template)))
+
+
+@app.command()
+def launch(
+    kind: Annotated[
+        Literal["slurm", "skypilot", "kubeflow"],
+        typer.Argument(metavar="KIND", help="slurm | skypilot | kubeflow."),
+    ],
+    data_dir: DataDir,
+    model: Base,
+    config: ConfigFile,
+    nodes: Annotated[int, typer.Option(min=1, help="Machines.")],
+    gpus_per_node: Annotated[int, typer.Option(min=1, help="Processes on each, one per GPU.")] = 8,
+    output: Annotated[Path | None, typer.Option(metavar="FILE", help="Write it; must not exist.")] = None,
+) -> None:
+    """Print a job file for many nodes, which saves before a preemption and goes on after it. Starts nothing.
+
+    Example: finetune launch slurm data THUDM/glm-4-9b-chat-hf configs/lora.yaml --nodes 2 --output job.sh
+    """
+    from finetune.launch import story
+
+    job = story.job_of(kind, data_dir, model, config, nodes=nodes, gpus=gpus_per_node)
+    print(story.page(job), end="") if output is None else print("\n".join(story.write(job, output)))
 
 
 @app.command()

@@ -97,6 +97,14 @@ def refuse_existing(output: Path) -> None:
         raise FolderInUseError(f"{output}: exists already; name a folder that does not, or remove it")
 
 
+def refuse_existing_file(output: Path) -> None:
+    """Raises FolderInUseError where `output` exists, StorageError where the folder it would lie in does not."""
+    if output.exists() or output.is_symlink():
+        raise FolderInUseError(f"{output}: exists already; give another name with --output, or remove it")
+    if not output.absolute().parent.is_dir():
+        raise StorageError(f"{output.parent}: no such folder")
+
+
 def _flush(folder: Path) -> None:
     """Wait until every file and name lies on the disk; safetensors leaves files that only their owner reads."""
     for path in sorted(folder.rglob("*")):

@@ -29,6 +29,7 @@ LIGHT = (
     "finetune.doctor",
     "finetune.eval.metrics",
     "finetune.folder",
+    "finetune.launch",
     "finetune.report",
 )
 COMMANDS = (
@@ -44,6 +45,7 @@ COMMANDS = (
     "explain",
     "docs",
     "init",
+    "launch",
     "show",
 )
 

@@ -115,7 +115,9 @@ def test_a_machine_without_python_is_told_so(tmp_path: Path, checkout: Path) -> 
     assert result.stderr.startswith("error: no Python 3.11 or newer on the PATH; install one")
 
 
-@pytest.mark.parametrize("script", ["scripts/quickstart", "scripts/test", ".ci/run"])
+@pytest.mark.parametrize(
+    "script", ["scripts/quickstart", "scripts/slurm-example.sh", "scripts/test", ".ci/run"]
+)
 def test_scripts_are_executable_and_are_bash(script: str) -> None:
     path = ROOT / script
     assert os.access(path, os.X_OK)

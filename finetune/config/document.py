@@ -1,4 +1,4 @@
-"""A YAML or JSON file as plain values, each with the place it was written at. The only door to ruamel.yaml.
+"""A YAML or JSON file as plain values, each with the place it was written at. The only door for what is read.
 
 The node graph is read, not the constructed objects: it knows every position, and lets all duplicate keys be
 told at once.

@@ -11,8 +11,8 @@ from finetune.config.files import find_shipped
 from finetune.data.checking.check import CheckReport, check_data
 from finetune.data.reading.intake import raise_problems
 from finetune.data.reading.record import Malformed
-from finetune.disk import write_atomically
-from finetune.errors import DataError, FolderInUseError, StorageError
+from finetune.disk import refuse_existing_file, write_atomically
+from finetune.errors import DataError
 from finetune.init.files import DataFiles, find_files
 from finetune.init.guess import Guess, Method, Survey, guess
 
@@ -25,10 +25,7 @@ def init(data: str, model: str, output: Path, method: Method, chat_template: Pat
 
     Raises FolderInUseError where `output` exists, DataError for records that cannot be used.
     """
-    if output.exists():
-        raise FolderInUseError(f"{output}: exists already; give another name with --output, or remove it")
-    if not output.absolute().parent.is_dir():
-        raise StorageError(f"{output.parent}: no such folder")
+    refuse_existing_file(output)
     files = find_files(data)
     survey = survey_of(files, model, chat_template)
     command = shlex.join(["finetune", "train", str(files.folder), model, str(output)])

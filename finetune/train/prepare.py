@@ -137,9 +137,7 @@ def make_plan(
 
 def conversations_per_step(config: Config) -> int:
     """As stated outright, or as the batch sizes and the number of processes make it."""
-    batches = config.training_args.batches
-    made = batches.per_device_train_batch_size * batches.gradient_accumulation_steps * world.world_size()
-    return config.run.conversations_per_step or made
+    return config.run.conversations_per_step or config.training_args.batches.conversations(world.world_size())
 
 
 def _encoded(config: Config, files: Any, data_dir: Path, template: ChatTemplate, split: str) -> Examples:

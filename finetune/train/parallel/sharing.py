@@ -43,6 +43,7 @@ class Sharing:
                 bf16=(placement.bf16 or dtype == torch.bfloat16) if said is None else said,
                 hidden_size=shape.get_text_config().hidden_size,
                 world_size=world.world_size(),
+                conversations_per_step=config.run.conversations_per_step,
             )
             if made.stage == 0 or (alone and not made.offloads):
                 log.info("deepspeed: there is nothing to share here; training without it, to the same numbers")
