@@ -3,7 +3,8 @@
 The vocabulary is wide (151,552 for GLM-4) and few positions are supervised, so the head never sees the rest.
 """
 
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -60,7 +61,7 @@ class SupervisedLoss(nn.Module):
         return torch.autocast(device.type, dtype=self.autocast_dtype)
 
     def _logits(self, batch: Batch, rows: torch.Tensor) -> torch.Tensor:
-        inputs = self._embeddings(batch)
+        inputs: dict[str, Any] = {"input_ids": batch.input_ids}
         if self.flat:
             inputs["borders"] = batch.borders
         # The base, called as a module: adapters sit in its layers, and what gathers shares hooks in here.
@@ -73,18 +74,30 @@ class SupervisedLoss(nn.Module):
         if self.kind == "prefix" and isinstance(self.model, PeftModel):
             # peft's own forward drops position_ids, and a flat row cannot do without them.
             inputs["past_key_values"] = self.model.get_prompt(batch_size=1)
-        return model(**inputs, use_cache=False, logits_to_keep=rows).logits[0]
+        with self._noise(batch):
+            return model(**inputs, use_cache=False, logits_to_keep=rows).logits[0]
 
-    def _embeddings(self, batch: Batch) -> dict[str, Any]:
-        """The model's input: ids, or with NEFTune (arXiv:2310.05914) embeddings with uniform noise.
+    @contextmanager
+    def _noise(self, batch: Batch) -> Iterator[None]:
+        """With NEFTune (arXiv:2310.05914), embeddings have uniform noise while this is entered in training.
 
-        The noise is of size alpha / sqrt(L * d), L the length of the conversation itself, not of the row.
+        The noise is of size alpha / sqrt(L * d), L the length of the conversation itself, not of the row. It is
+        added behind the embedding layer, which runs inside the model's own forward: elsewhere its weights may
+        lie in shares.
         """
         if self.neftune_alpha is None or not self.training:
-            return {"input_ids": batch.input_ids}
-        embeddings = self.model.get_input_embeddings()(batch.input_ids)
-        lengths = torch.tensor(batch.borders, device=embeddings.device).diff()
-        area = lengths.repeat_interleave(lengths) * embeddings.shape[-1]
-        scale = (self.neftune_alpha / area.sqrt()).to(embeddings.dtype)
-        noise = torch.empty_like(embeddings).uniform_(-1, 1)
-        return {"inputs_embeds": embeddings + noise * scale[None, :, None]}
+            yield
+            return
+        lengths = torch.tensor(batch.borders, device=batch.input_ids.device).diff()
+        area = lengths.repeat_interleave(lengths) * self.model.config.get_text_config().hidden_size
+        scale = self.neftune_alpha / area.sqrt()
+
+        def add(module: nn.Module, given: Any, embeddings: torch.Tensor) -> torch.Tensor:
+            noise = torch.empty_like(embeddings).uniform_(-1, 1)
+            return embeddings + noise * scale.to(embeddings.dtype)[None, :, None]
+
+        handle = self.model.get_input_embeddings().register_forward_hook(add)
+        try:
+            yield
+        finally:
+            handle.remove()

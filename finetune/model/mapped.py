@@ -12,7 +12,7 @@ from huggingface_hub import snapshot_download
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedModel
 from transformers.initialization import no_init_weights
 
 from finetune.config.schema import ModelConfig
@@ -34,6 +34,8 @@ def map_base(model: str, config: ModelConfig) -> PreTrainedModel:
             shape, trust_remote_code=config.trust_remote_code
         )
     _assign(base, _stored(folder), folder)
+    if (folder / "generation_config.json").is_file():
+        base.generation_config = GenerationConfig.from_pretrained(folder)
     base.config.name_or_path = base.name_or_path = str(folder if Path(model).is_dir() else model)
     base.set_attn_implementation(stock_attention(base))
     return base.eval()

@@ -70,8 +70,13 @@ def test_neftune_s_noise_is_drawn_in_training_only(base: PreTrainedModel, batch:
 
 
 def test_neftune_s_noise_is_as_large_as_the_paper_says(base: PreTrainedModel, batch: Batch) -> None:
-    inputs = objective(base, neftune_alpha=5.0)._embeddings(batch)["inputs_embeds"]
-    noise = (inputs - base.get_input_embeddings()(batch.input_ids))[0].abs()
+    embeddings, clean = base.get_input_embeddings(), base.get_input_embeddings()(batch.input_ids)
+    heard: list[torch.Tensor] = []
+    first = base.model.layers[0]
+    first.register_forward_pre_hook(lambda layer, given: heard.append(given[0]))
+    objective(base, neftune_alpha=5.0)(batch)
+    noise = (heard[0] - clean)[0].abs()
+    assert torch.equal(embeddings(batch.input_ids), clean), "noise outside the objective"
     for start, stop in ((0, 9), (9, 10), (10, 27)):
         most = 5.0 / ((stop - start) * 32) ** 0.5
         assert 0.8 * most < float(noise[start:stop].max().detach()) <= most * (1 + 1e-5)

@@ -1,0 +1,118 @@
+"""Runs on two processes, forked with everything imported; and what a checkpoint says of them."""
+
+import json
+import os
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from ruamel.yaml import YAML
+from safetensors.torch import load_file
+from torch import Tensor
+
+from tests.ranks import run_ranks
+from tests.train.conftest import rows
+
+LORA = {
+    "peft_type": "LORA",
+    "r": 4,
+    "lora_dropout": 0.0,
+    "target_modules": ["query_key_value", "dense_4h_to_h"],
+}
+PREFIX = {"peft_type": "PREFIX_TUNING", "num_virtual_tokens": 4, "prefix_projection": True}
+METHODS: dict[str, dict[str, Any] | None] = {"lora": LORA, "prefix": PREFIX, "full": None}
+BACK_ENDS: dict[str, dict[str, Any]] = {
+    "one process": {},
+    "ddp": {},
+    "zero-2": {"deepspeed": "ds_zero_2.json"},
+    "zero-3": {"deepspeed": "ds_zero_3.json"},
+    "fsdp2": {"fsdp": "full_shard auto_wrap"},
+}
+
+Train = Callable[..., Path]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def imported() -> None:
+    """What every child would otherwise import for itself."""
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    torch.set_num_threads(1)
+    import deepspeed  # noqa: F401
+
+    import finetune.train.parallel.fully_sharded
+    import finetune.train.session  # noqa: F401
+
+
+@pytest.fixture
+def ragged(tmp_path: Path) -> Path:
+    """DATA_DIR: 11 conversations of very different lengths, 5 to evaluate on."""
+    folder = tmp_path / "ragged"
+    folder.mkdir()
+    for name, count in (("train.jsonl", 11), ("dev.jsonl", 5)):
+        lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows(count))
+        (folder / name).write_text(lines)
+    return folder
+
+
+@pytest.fixture
+def train_on(small: Path, ragged: Path, tmp_path: Path) -> Train:
+    """`train_on(back_end, method, output, resume, **training_args)` trains and returns the run folder.
+
+    A step is 5 conversations, so that the third of each epoch has only one: a process goes without.
+    """
+
+    def train(
+        back_end: str,
+        method: str,
+        output: str,
+        resume: str | None = None,
+        *,
+        run: dict[str, Any] | None = None,
+        model: dict[str, Any] | None = None,
+        **arguments: Any,
+    ) -> Path:
+        content: dict[str, Any] = {
+            "data_config": {"train_file": "train.jsonl", "val_file": "dev.jsonl"},
+            "training_args": {
+                "output_dir": str(tmp_path / output),
+                "learning_rate": 0.01,
+                "lr_scheduler_type": "constant",  # the rate of a step must not depend on how many will follow
+                "adam_epsilon": 1e-3,  # with torch's 1e-8 Adam makes a step of what is only rounding
+                "logging_steps": 1,
+                **BACK_ENDS[back_end],
+                **arguments,
+            },
+            "run": {"conversations_per_step": 5, **(run or {})},
+        }
+        if METHODS[method] is not None:
+            content["peft_config"] = METHODS[method]
+        if model:
+            content["model_config"] = model
+        path = tmp_path / f"{output}.yaml"
+        YAML().dump(content, path)
+        run_ranks(partial(_train, ragged, small, path, resume), 1 if back_end == "one process" else 2)
+        return tmp_path / output
+
+    return train
+
+
+def _train(data: Path, model: Path, config: Path, resume: str | None) -> None:
+    from finetune.train.run import train
+
+    train(data, str(model), config, resume=resume)
+
+
+def state_of(checkpoint: Path) -> dict[str, Tensor]:
+    """Weights and optimizer memory of a checkpoint."""
+    tensors = load_file(checkpoint / "training_state.safetensors")
+    return {name: tensor for name, tensor in tensors.items() if not name.startswith("rng/")}
+
+
+def difference(one: dict[str, Tensor], other: dict[str, Tensor]) -> float:
+    """Of all tensors together, relative to the length of `one`."""
+    assert one.keys() == other.keys()
+    apart = sum(float((one[n].double() - other[n].double()).square().sum()) for n in one)
+    return float((apart / sum(float(one[n].double().square().sum()) for n in one)) ** 0.5)
