@@ -37,6 +37,10 @@ class Ranks:
         self.folder = Path(tempfile.mkdtemp(prefix="finetune-ranks-"))
         sys.stdout.flush()
         port = free_port()
+        for rank in range(count):
+            (self.folder / f"{rank}.log").touch()
+        for rank in range(count):
+            (self.folder / f"{rank}.log").touch()
         self.pids = [self._fork(work, rank, count, port, environment or {}) for rank in range(count)]
         self._codes: dict[int, int] = {}
 
@@ -51,6 +55,27 @@ class Ranks:
 
     def kill(self, rank: int, number: int = signal.SIGKILL) -> None:
         os.kill(self.pids[rank], number)
+
+    def join_like_a_launcher(self, grace: float = 3) -> list[Ended]:
+        """Wait for all; when one has failed, kill after `grace` seconds what has not noticed."""
+        while not (codes := self.ended()):
+            time.sleep(0.005)
+        end = time.monotonic() + (grace if any(codes) else 60)
+        while len(self.ended()) < len(self.pids) and time.monotonic() < end:
+            time.sleep(0.005)
+        for rank in range(len(self.pids)):
+            if rank not in self._codes:
+                self.kill(rank)
+        return self.join(10)
+
+    def ended(self) -> list[int]:
+        """Exit codes of those that have ended."""
+        for rank in range(len(self.pids)):
+            try:
+                self._wait(rank, 0)
+            except TimeoutError:
+                continue
+        return list(self._codes.values())
 
     def join(self, seconds: float = 120) -> list[Ended]:
         """Wait for all. Raises TimeoutError where one does not end."""
@@ -113,7 +138,7 @@ class Ranks:
         try:
             result = work()
         except FinetuneError as error:
-            print(f"error: {error}", file=sys.stderr, flush=True)
+            log.failure(error)
             return error.exit_code
         except BaseException:
             traceback.print_exc()

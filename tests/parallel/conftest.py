@@ -72,6 +72,7 @@ def train_on(small: Path, ragged: Path, tmp_path: Path) -> Train:
         *,
         run: dict[str, Any] | None = None,
         model: dict[str, Any] | None = None,
+        test: bool = False,
         **arguments: Any,
     ) -> Path:
         content: dict[str, Any] = {
@@ -91,6 +92,8 @@ def train_on(small: Path, ragged: Path, tmp_path: Path) -> Train:
             content["peft_config"] = METHODS[method]
         if model:
             content["model_config"] = model
+        if test:
+            content["data_config"]["test_file"] = "dev.jsonl"
         path = tmp_path / f"{output}.yaml"
         YAML().dump(content, path)
         run_ranks(partial(_train, ragged, small, path, resume), 1 if back_end == "one process" else 2)

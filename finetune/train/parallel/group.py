@@ -7,10 +7,13 @@ of their own: a process that fails between two of them never answers a question 
 
 import re
 import sys
+import time
 import traceback
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from finetune import world
@@ -37,20 +40,59 @@ def join(section: Placement) -> "torch.device":
     global _control, _device
     if _device is not None:
         return _device
-    from datetime import timedelta
-
     import torch
     from accelerate import PartialState
 
-    timeout = timedelta(seconds=section.ddp_timeout)
-    options = {"backend": section.ddp_backend, "timeout": timeout} if world.world_size() > 1 else {}
-    _device = PartialState(cpu=section.use_cpu, **options).device
     if world.world_size() > 1:
+        timeout = timedelta(seconds=section.ddp_timeout)
+        _meet(section, timeout)
         _control = torch.distributed.new_group(backend="gloo", timeout=timeout)
+    _device = PartialState(cpu=section.use_cpu).device
     if section.tf32 is not None:
         torch.backends.cuda.matmul.allow_tf32 = section.tf32
         torch.backends.cudnn.allow_tf32 = section.tf32
     return _device
+
+
+def _meet(section: Placement, timeout: timedelta) -> None:
+    """Enter torch's process group, on this process's own accelerator where there is one."""
+    import torch
+    from torch import distributed
+
+    accelerator = None if section.use_cpu else torch.accelerator.current_accelerator(check_available=True)
+    if accelerator is not None:
+        torch.accelerator.set_device_index(world.local_rank())
+    kind = "cpu" if accelerator is None else accelerator.type
+    backend = section.ddp_backend or distributed.get_default_backend_for_device(kind)
+    store, rank, size = next(distributed.rendezvous("env://", timeout=timeout))
+    distributed.init_process_group(
+        backend, store=_unused_part(store, rank, size), rank=rank, world_size=size, timeout=timeout
+    )
+
+
+def _unused_part(store: Any, rank: int, size: int) -> Any:
+    """A part of the launcher's store that no earlier start of this job has written to.
+
+    torchrun keeps one store over its restarts. A process that finds there the address which another one had
+    before the restart cannot connect to it. So the first process draws a name for the part, and tells it to all
+    that ask now; what asked before the restart is answered too, and does not hear it.
+    """
+    from torch.distributed import PrefixStore
+
+    if rank > 0:
+        own = uuid.uuid4().hex
+        store.append("finetune/asked", own)
+        name = store.get(f"finetune/answer/{own}").decode()
+        store.add(f"finetune/{name}/heard", 1)
+        return PrefixStore(f"finetune/{name}", store)
+    name, answered = uuid.uuid4().hex, 0
+    while store.add(f"finetune/{name}/heard", 0) < size - 1:
+        asked = store.get("finetune/asked").decode()
+        for start in range(answered, len(asked), len(name)):
+            store.set(f"finetune/answer/{asked[start : start + len(name)]}", name)
+        answered = len(asked)
+        time.sleep(0.005)
+    return PrefixStore(f"finetune/{name}", store)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,37 @@
+"""Several processes evaluate together: each answer is written once, and the scores are those of one process."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.parallel.conftest import BACK_ENDS, METHODS, Train
+
+EVALUATION = {
+    "max_steps": 2,
+    "save_strategy": "no",
+    "eval_strategy": "steps",
+    "eval_steps": 1,
+    "predict_with_generate": True,
+    "per_device_eval_batch_size": 2,  # of 7 turns: four to one process, three to the other, and a last batch of one
+    "generation_config": {"max_new_tokens": 6},
+}
+
+
+def told(output: Path) -> tuple[list[Any], list[dict[str, float]]]:
+    """The predictions, and the evaluations on the way."""
+    lines = (output / "predictions.jsonl").read_text(encoding="utf-8").splitlines()
+    metrics = [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
+    return [json.loads(line) for line in lines], [line for line in metrics if "eval_loss" in line]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_predictions_and_scores_are_those_of_one_process(method: str, train_on: Train) -> None:
+    expected, scores = told(train_on("one process", method, "one", test=True, **EVALUATION))
+    assert len(expected) == 7 and len(scores) == 2
+    for back_end in [name for name in BACK_ENDS if name != "one process"]:
+        predictions, shared = told(train_on(back_end, method, back_end, test=True, **EVALUATION))
+        assert predictions == expected, back_end
+        for one, other in zip(scores, shared, strict=True):
+            assert other == pytest.approx(one, rel=1e-5), back_end
