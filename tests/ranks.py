@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from finetune import log
 from finetune.errors import FinetuneError
 
 
@@ -117,9 +118,9 @@ class Ranks:
     def _run(
         self, work: Callable[[], Any], rank: int, count: int, port: int, environment: Mapping[str, str]
     ) -> int:
-        log = os.open(self.folder / f"{rank}.log", os.O_WRONLY | os.O_CREAT)
-        os.dup2(log, 1)
-        os.dup2(log, 2)
+        file = os.open(self.folder / f"{rank}.log", os.O_WRONLY | os.O_CREAT)
+        os.dup2(file, 1)
+        os.dup2(file, 2)
         sys.stdout, sys.stderr = os.fdopen(1, "w", closefd=False), os.fdopen(2, "w", closefd=False)
         os.environ |= {
             "RANK": str(rank),

@@ -14,7 +14,7 @@ EVALUATION = {
     "eval_strategy": "steps",
     "eval_steps": 1,
     "predict_with_generate": True,
-    "per_device_eval_batch_size": 2,  # of 7 turns: four to one process, three to the other, and a last batch of one
+    "per_device_eval_batch_size": 2,  # of 7 turns: four to one process, three to the other
     "generation_config": {"max_new_tokens": 6},
 }
 
