@@ -1,9 +1,9 @@
 """Real runs in forked children: started, killed, signalled, and compared with one that nothing happened to.
 
-    run = Run(data, model, configure(LORA, …))     what is trained, where
-    child = run.start()                            fork; torch is imported already
-    child.kill_after(0.3)                          -9, or 0 where it was done before
-    assert_same_end(run.output, expected)          byte for byte
+run = Run(data, model, configure(LORA, …))     what is trained, where
+child = run.start()                            fork; torch is imported already
+child.kill_after(0.3)                          -9, or 0 where it was done before
+assert_same_end(run.output, expected)          byte for byte
 """
 
 import faulthandler
@@ -15,6 +15,7 @@ import time
 import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -156,6 +157,32 @@ def _run(work: Callable[[], object], prepare: Prepare | None, log: Path) -> int:
         sys.stderr.flush()
         return 1
     return 0
+
+
+def _named(path: str) -> Any:
+    """A module, or a class of one."""
+    head, _, last = path.rpartition(".")
+    return getattr(import_module(head), last) if last[0].isupper() else import_module(path)
+
+
+def at_call(path: str, name: str, call: int, act: Callable[[], None]) -> Prepare:
+    """Do `act` as the `call`-th call of a function begins."""
+
+    def prepare() -> None:
+        owner, calls = _named(path), 0
+        original = getattr(owner, name)
+
+        def counted(*arguments: Any, **options: Any) -> Any:
+            nonlocal calls
+            calls += 1
+            if calls == call:
+                print("HERE", flush=True)
+                act()
+            return original(*arguments, **options)
+
+        setattr(owner, name, counted)
+
+    return prepare
 
 
 def content(folder: Path) -> dict[str, bytes]:
