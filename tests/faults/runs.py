@@ -97,9 +97,11 @@ class Run:
     config: Path
     output: Path
 
-    def start(self, resume: str | None = "yes", prepare: Prepare | None = None) -> Child:
+    def start(
+        self, resume: str | None = "yes", prepare: Prepare | None = None, log: Path | None = None
+    ) -> Child:
         """Train in a child; `prepare` is called in it first, to break what is to be broken."""
-        return fork(lambda: train(self.data, str(self.model), self.config, resume), prepare, self.log)
+        return fork(lambda: train(self.data, str(self.model), self.config, resume), prepare, log or self.log)
 
     def to_the_end(self, resume: str | None = "yes") -> Child:
         child = self.start(resume)

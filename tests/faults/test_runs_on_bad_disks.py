@@ -149,7 +149,7 @@ def fail_at(
     assert fork(count, None, crowded.log).wait() == 0
     shutil.rmtree(crowded.output)
     whole = int(counted.read_text())
-    for at in operations(whole):
+    for at in chosen(whole):
         number = ERRORS[at % len(ERRORS)]
         failing = harness.Operations(crowded.output, at, harness.fail_with(number))
         child = crowded.start(prepare=failing.install)
