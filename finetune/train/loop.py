@@ -109,10 +109,14 @@ class Loop:
         origin = some_of(dict.fromkeys(self.examples.origin_of(i) for i in micro_batch))
         doing = f"computing {tokens} tokens of step {step.index + 1} at once ({origin})"
         if len(micro_batch) > 1:
-            return doing, f"set run.tokens_per_micro_batch: {max(1, tokens // 2)}, or run.auto_fit: true"
-        if not self.config.training_args.placement.gradient_checkpointing:
+            fitting = "" if self.config.run.auto_fit else ", or run.auto_fit: true"
+            return doing, f"set run.tokens_per_micro_batch: {max(1, tokens // 2)}{fitting}"
+        recomputes, kind = self.config.training_args.placement.gradient_checkpointing, self.trainee.tuned.kind
+        if not recomputes and kind != "prefix":  # a prefix gets no gradient through recomputed activations
             return doing, "set training_args.gradient_checkpointing: true (a third more work)"
-        return doing, "set a smaller max_input_length, or model_config.quantization: nf4"
+        # Quantized weights cannot be trained themselves.
+        less = "a peft_config" if kind == "full" else "model_config.quantization: nf4"
+        return doing, f"set a smaller max_input_length, or {less}"
 
     def _advance(self, step: Step, loss: float, taken: Update) -> None:
         tokens = sum(int(self.examples.lengths[i]) for rank in step.ranks for batch in rank for i in batch)

@@ -145,6 +145,12 @@ def test_a_learning_rate_that_blows_up_stops_with_the_last_finite_weights_saved(
     step = int(re.search(r"step (\d+): .*not finite, not applied \(.*train\.jsonl:\d+", child.said)[1])
     last = verified(checkpoints(run.output)[0])
     assert last.name == f"checkpoint-{step - 1}"
-    assert all(t.isfinite().all() for t in load_file(last / "training_state.safetensors").values() if t.is_floating_point())
-    short = Run(data, small, configure(None, "short", **(wild | {"max_steps": step - 1})), data.parent / "short")
+    assert all(
+        t.isfinite().all()
+        for t in load_file(last / "training_state.safetensors").values()
+        if t.is_floating_point()
+    )
+    short = Run(
+        data, small, configure(None, "short", **(wild | {"max_steps": step - 1})), data.parent / "short"
+    )
     assert trained(last) == trained(short.finished().output / last.name)

@@ -279,7 +279,13 @@ SECRET = "hf_aVeryPrivateTokenOfSomebody123"
 def test_secrets_of_the_environment_reach_no_file(
     kill: bool, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "WANDB_API_KEY", "AWS_SECRET_ACCESS_KEY", "MASTER_PASSWORD"):
+    for name in (
+        "HF_TOKEN",
+        "HUGGING_FACE_HUB_TOKEN",
+        "WANDB_API_KEY",
+        "AWS_SECRET_ACCESS_KEY",
+        "MASTER_PASSWORD",
+    ):
         monkeypatch.setenv(name, SECRET)
     run.config.write_text(f"# {SECRET}\n{run.config.read_text()}# {SECRET}\n")
     if kill:
