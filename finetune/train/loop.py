@@ -80,7 +80,7 @@ class Loop:
         return mean, taken
 
     def _compute_fitting(self, step: Step) -> float:
-        """This process's loss and gradient, in smaller micro-batches where memory ran out and `auto_fit` is on."""
+        """This process's loss and gradient; with `auto_fit` in smaller micro-batches where memory ran out."""
         while True:
             drawn = capture_rng() if self.config.run.auto_fit else {}
             try:

@@ -1,4 +1,4 @@
-"""Memory that really runs out: a limit on a forked run's address space, a little above what it has when loaded."""
+"""Memory that really runs out: a limit on the address space, a little above what a run has when loaded."""
 
 import ctypes
 import json
@@ -22,7 +22,7 @@ ROOM = 45 << 20
 
 
 def limit_memory(room: int) -> None:
-    """Leave so many bytes of address space. What lies free inside the heap, from tests before, is taken first."""
+    """Leave so many bytes of address space; what earlier tests left free inside the heap is taken first."""
     library = ctypes.CDLL(None)
     library.malloc.restype, library.malloc.argtypes = ctypes.c_void_p, (ctypes.c_size_t,)
     used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()

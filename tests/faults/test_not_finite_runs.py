@@ -1,4 +1,4 @@
-"""Numbers that are not finite never reach a weight: the run stops, or leaves the step out, and names its rows."""
+"""Numbers that are not finite never reach a weight: the run stops, or leaves the step out, and names rows."""
 
 import json
 import re

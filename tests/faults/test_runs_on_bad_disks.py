@@ -135,10 +135,8 @@ def test_a_read_only_folder_is_told_before_anything_is_loaded(straight: Run, cro
     with_mounts(work)
 
 
-def fail_at(
-    operations: Callable[[int], Iterable[int]], harness: ModuleType, straight: Run, crowded: Run
-) -> None:
-    """Runs that meet an error at the k-th operation on their folder, for the k that `operations(all)` chooses."""
+def fail_at(chosen: Callable[[int], Iterable[int]], harness: ModuleType, straight: Run, crowded: Run) -> None:
+    """Runs that meet an error at the k-th operation on their folder, for the k that `chosen` takes of all."""
     counted, codes = crowded.config.with_name("counted"), Counter[int]()
 
     def count() -> None:
