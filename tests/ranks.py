@@ -134,6 +134,7 @@ class Ranks:
         import torch
 
         torch.set_num_threads(1)
+        _forget_that_we_were_alone()
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
             signal.signal(number, signal.SIG_DFL)
         try:
@@ -149,6 +150,17 @@ class Ranks:
         sys.stdout.flush()
         sys.stderr.flush()
         return 0
+
+
+def _forget_that_we_were_alone() -> None:
+    """The parent may have trained in one process already; what it met there is not ours."""
+    from accelerate.state import AcceleratorState, PartialState
+
+    from finetune.train.parallel import group
+
+    group._device = group._control = None
+    AcceleratorState._reset_state(reset_partial_state=True)
+    PartialState._reset_state()
 
 
 def free_port() -> int:
