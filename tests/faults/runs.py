@@ -6,6 +6,7 @@ child.kill_after(0.3)                          -9, or 0 where it was done before
 assert_same_end(run.output, expected)          byte for byte
 """
 
+import ctypes
 import faulthandler
 import json
 import os
@@ -38,6 +39,8 @@ OFTEN = {
 """Checkpoints that come and go, with evaluations between."""
 LONGEST_SECONDS = 60
 """After which a child is taken to hang: it is killed, after it has said where it stands."""
+
+_SET_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of Linux
 
 Prepare = Callable[[], None]
 
@@ -135,6 +138,7 @@ def fork(work: Callable[[], object], prepare: Prepare | None, log: Path) -> Chil
 
 
 def _run(work: Callable[[], object], prepare: Prepare | None, log: Path) -> int:
+    ctypes.CDLL(None).prctl(_SET_DEATH_SIGNAL, signal.SIGKILL)  # never outlive the tests
     descriptor = os.open(log, os.O_WRONLY | os.O_APPEND)
     for standard in (1, 2):
         os.dup2(descriptor, standard)

@@ -64,7 +64,8 @@ def test_of_runs_that_start_together_one_trains(straight: Run, run: Run) -> None
         go = run.config.with_name("go")
         logs = [run.config.with_name(f"{number}.log") for number in range(3)]
         children = [run.start(prepare=waiting_for(go), log=log) for log in logs]
-        while sum("is training here" in child.said for child in children) < 2:
+        end = time.monotonic() + 30
+        while sum("is training here" in child.said for child in children) < 2 and time.monotonic() < end:
             time.sleep(0.01)
         go.touch()
         codes = [child.wait() for child in children]

@@ -2,6 +2,7 @@
 
 import os
 import random
+import re
 import shutil
 import signal
 import time
@@ -49,8 +50,13 @@ def stopped(small: Path, data: Path, configure: Configure) -> Run:
 
 
 def assert_goes_on(child: Child, stopped: Run, straight: Run) -> None:
-    assert "Traceback" not in child.said or "KeyboardInterrupt" in child.said, child.said[-3000:]
-    stopped.to_the_end()
+    """From where it says that it stopped, to the same end."""
+    assert "Traceback" not in child.said, child.said[-3000:]
+    saved = re.search(r"after step (\d+), which is saved as (.*); the same command with RESUME yes", child.said)
+    again = stopped.to_the_end()
+    if saved:
+        assert saved[2].endswith(f"checkpoint-{saved[1]}")
+        assert f"going on from {saved[2]}\n" in again.said
     assert_same_end(stopped.output, straight.output)
     shutil.rmtree(stopped.output)
 
@@ -64,6 +70,9 @@ def test_a_signal_in_any_phase_stops_a_run_that_goes_on_to_the_same_end(
         assert child.wait() == code, f"{phase}:\n{child.said[-3000:]}"
         assert f"{number.name}: this step is finished and saved first" in child.said, phase
         assert ("RESUME yes" in child.said) == (code == 75), phase
+        early = phase in ("while data is encoded", "while the model is loaded")
+        assert (f"stopped by {number.name} before training" in child.said) == early, phase
+        assert ("after step" in child.said) == (code == 75 and not early), phase
         assert_goes_on(child, stopped, straight)
     print(f"{number.name}: {len(PHASES)} phases")
 
