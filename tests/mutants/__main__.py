@@ -17,6 +17,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from tests.mutants.mutants import MUTANTS, Mutant
@@ -77,17 +78,17 @@ def table(results: Sequence[Result]) -> str:
 
 def try_all(mutants: Sequence[Mutant], jobs: int = 1) -> list[Result]:
     """Try each; the tests that are to notice must be green without any. Raises CannotTellError."""
-    with copied() as copy:
-        tests = list(dict.fromkeys(test for mutant in mutants for test in mutant.tests))
-        if red := first_failure(copy, tests, ALL_SECONDS):
-            raise CannotTellError(f"without any mutant: {red}")
-    with ThreadPoolExecutor(jobs) as pool:
-        return list(pool.map(attempt, mutants))
+    with checkout_as_it_is() as original, ThreadPoolExecutor(jobs) as pool:
+        with copied(original) as copy:
+            tests = list(dict.fromkeys(test for mutant in mutants for test in mutant.tests))
+            if red := first_failure(copy, tests, ALL_SECONDS):
+                raise CannotTellError(f"without any mutant: {red}")
+        return list(pool.map(partial(attempt, original), mutants))
 
 
-def attempt(mutant: Mutant) -> Result:
+def attempt(original: Path, mutant: Mutant) -> Result:
     began = time.monotonic()
-    with copied() as copy:
+    with copied(original) as copy:
         mutant.apply(copy)
         noticed_by = first_failure(copy, mutant.tests, SECONDS)
     result = Result(mutant, noticed_by, time.monotonic() - began)
@@ -96,17 +97,23 @@ def attempt(mutant: Mutant) -> Result:
 
 
 @contextmanager
-def copied() -> Iterator[Path]:
-    """A fresh copy of the checkout, changes and new files included; no bytecode of another text is in it."""
+def checkout_as_it_is() -> Iterator[Path]:
+    """A copy of the checkout, changes and new files included: who goes on working on it disturbs nothing."""
     listed = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
     names = subprocess.run(listed, cwd=ROOT, check=True, capture_output=True, text=True).stdout.split("\0")
-    with tempfile.TemporaryDirectory(prefix="finetune-mutant-", ignore_cleanup_errors=True) as folder:
-        copy = Path(folder).resolve() / "checkout"
+    with tempfile.TemporaryDirectory(prefix="finetune-mutants-") as folder:
         for name in filter(None, names):
             if (ROOT / name).is_file():
-                (copy / name).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copy(ROOT / name, copy / name)
-        yield copy
+                (Path(folder) / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(ROOT / name, Path(folder) / name)
+        yield Path(folder)
+
+
+@contextmanager
+def copied(original: Path) -> Iterator[Path]:
+    """A fresh copy, to be broken: no bytecode of another text is in it."""
+    with tempfile.TemporaryDirectory(prefix="finetune-mutant-", ignore_cleanup_errors=True) as folder:
+        yield shutil.copytree(original, Path(folder).resolve() / "checkout")
 
 
 def first_failure(copy: Path, tests: Sequence[str], seconds: float) -> str | None:

@@ -25,7 +25,7 @@ GLM4 = "tests/chat/test_glm4.py"
 
 @dataclass(frozen=True, slots=True)
 class Mutant:
-    """A bug: `old`, which stands in `file` once, becomes `new`; one of `tests` (files or node ids) must fail."""
+    """A bug: `old`, which `file` has once, becomes `new`; one of `tests` (files or node ids) must fail."""
 
     name: str
     what: str

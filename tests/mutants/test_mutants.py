@@ -3,13 +3,22 @@
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
-from tests.mutants.__main__ import ROOT, CannotTellError, attempt, copied, try_all
+from tests.mutants.__main__ import ROOT, CannotTellError, attempt, checkout_as_it_is, try_all
 from tests.mutants.mutants import MUTANTS, Mutant
 
 PLAN = "tests/data/test_plan.py"
+
+
+@pytest.fixture
+def copy() -> Iterator[Path]:
+    """Of this checkout."""
+    with checkout_as_it_is() as folder:
+        yield folder
 
 
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
@@ -40,23 +49,22 @@ def test_the_page_tells_of_every_mutant_and_of_no_other() -> None:
     assert told == [(mutant.name, mutant.what, mutant.file) for mutant in MUTANTS]
 
 
-def test_what_is_tested_is_the_copy() -> None:
+def test_what_is_tested_is_the_copy(copy: Path) -> None:
     """Another checkout on the path would make every result a lie, so pytest does not even begin."""
     command = [sys.executable, "-m", "pytest", "-p", "tests.mutants.inside", "--collect-only", PLAN]
-    with copied() as copy:
-        here = {**os.environ, "PYTHONPATH": str(copy)}
-        assert subprocess.run(command, cwd=copy, env=here, capture_output=True, check=False).returncode == 0
-        (copy / "finetune").rename(copy / "elsewhere")
-        there = {**os.environ, "PYTHONPATH": f"{copy}{os.pathsep}{ROOT}"}
-        done = subprocess.run(command, cwd=copy, env=there, capture_output=True, text=True, check=False)
-        assert done.returncode != 0 and "would be tested, not the copy" in done.stderr
+    here = {**os.environ, "PYTHONPATH": str(copy)}
+    assert subprocess.run(command, cwd=copy, env=here, capture_output=True, check=False).returncode == 0
+    (copy / "finetune").rename(copy / "elsewhere")
+    there = {**os.environ, "PYTHONPATH": f"{copy}{os.pathsep}{ROOT}"}
+    done = subprocess.run(command, cwd=copy, env=there, capture_output=True, text=True, check=False)
+    assert done.returncode != 0 and "would be tested, not the copy" in done.stderr
 
 
-def test_a_mutant_is_noticed_or_survives_or_is_no_mutant() -> None:
+def test_a_mutant_is_noticed_or_survives_or_is_no_mutant(copy: Path) -> None:
     plan, test = "finetune/data/plan.py", f"{PLAN}::test_max_steps_rules_over_epochs"
 
     def noticed_by(old: str, new: str) -> str | None:
-        return attempt(Mutant("made up", "", plan, old, new, (test,))).noticed_by
+        return attempt(copy, Mutant("made up", "", plan, old, new, (test,))).noticed_by
 
     assert (
         noticed_by("            return max_steps\n", "            return max_steps + 1\n") == f"{test}[7-3.0-7]"

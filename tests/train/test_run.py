@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import Gemma2Config, Gemma2ForCausalLM
 
 from finetune.errors import (
@@ -22,6 +22,8 @@ from finetune.errors import (
     ResumeMismatchError,
     TrainingError,
 )
+from finetune.train.checkpoint.lock import run_lock
+from finetune.train.loop import Loop
 from finetune.train.run import rerun, train
 from tests.train.conftest import LORA, PREFIX, Configure
 
@@ -146,6 +148,50 @@ def test_a_resume_under_other_settings_is_refused_and_changes_nothing(
         train(data, str(small), configure(LORA), resume="yes")
     after = sorted((path, path.stat().st_mtime_ns) for path in output.rglob("*") if path.name != ".lock")
     assert after == before
+
+
+def test_a_folder_in_which_another_process_trains_is_refused(
+    small: Path, data: Path, configure: Configure
+) -> None:
+    config = configure(LORA)
+    with run_lock(config.parent / "out"), pytest.raises(FolderInUseError, match="is training here"):
+        train(data, str(small), config)
+    assert [path.name for path in (config.parent / "out").iterdir()] == [".lock"]
+
+
+def test_dropout_acts_in_training_and_an_evaluation_does_not_switch_it_off(
+    small: Path, data: Path, configure: Configure
+) -> None:
+    def trained(dropout: float, evaluates: bool) -> dict[str, bytes]:
+        config = configure(
+            {**LORA, "lora_dropout": dropout}, f"{dropout}-{evaluates}", max_steps=1, eval_on_start=evaluates
+        )
+        found = state(train(data, str(small), config) / "checkpoint-1")
+        return {name: value for name, value in found.items() if name.startswith("trainable/")}
+
+    assert trained(0.5, evaluates=True) == trained(0.5, evaluates=False) != trained(0.0, evaluates=True)
+
+
+def test_a_base_that_gives_no_number_is_refused_at_the_first_step_also_where_steps_may_be_skipped(
+    small: Path, data: Path, configure: Configure, tmp_path: Path
+) -> None:
+    broken = shutil.copytree(small, tmp_path / "broken")
+    weights = load_file(broken / "model.safetensors")
+    weights["model.norm.weight"][0] = float("nan")
+    save_file(weights, broken / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(TrainingError, match="the gradient at step 1 is not finite"):
+        train(data, str(broken), configure(LORA), overrides=["run.on_nonfinite=skip"])
+
+
+def test_a_run_that_changed_a_frozen_weight_fails_and_names_it(
+    small: Path, data: Path, configure: Configure, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def spoil(loop: Loop) -> None:
+        next(p for n, p in loop.trainee.tuned.frozen() if "down_proj" in n).data[0, 0] += 1
+
+    monkeypatch.setattr(Loop, "_leave_if_asked", spoil)
+    with pytest.raises(TrainingError, match=r"layers\.0\.mlp\.down_proj\S*: these weights are frozen"):
+        train(data, str(small), configure(LORA, max_steps=1))
 
 
 def test_a_rerun_gives_the_same_weights_and_refuses_other_data(
