@@ -7,6 +7,7 @@ from finetune.config.arguments import TrainingArgs
 from finetune.config.deepspeed import zero_stage
 from finetune.config.fsdp import FsdpConfig, contradictions
 from finetune.config.sections import DataConfig, ModelConfig
+from finetune.config.sharding import why_not_in_parts, why_not_shared
 from finetune.config.tuning import LoraTuning, PrefixTuning, PromptTuning, Tuning
 from finetune.errors import ConfigError
 
@@ -37,7 +38,7 @@ def find_conflicts(
         *_best_steps(args),
         *_schedule(args),
         *_placement(args),
-        *_sharding(model, args),
+        *_sharding(model, tuning, args),
         *_tuning(model, tuning, args),
         *_adapter_options(tuning),
     ]
@@ -156,31 +157,21 @@ def _placement(args: TrainingArgs) -> Iterator[Conflict]:
         )
 
 
-_ELEMENTWISE = ("adamw_torch", "adamw_torch_fused", "sgd")
-"""Optimizers that update each number by itself: a part of a weight is updated as in the whole."""
-
-_WHOLE = {
-    "adafactor": "keeps means over whole rows and columns",
-    "adagrad": "has not been tried on parts",
-    "rmsprop": "has not been tried on parts",
-}
-_IN_BLOCKS = "keeps its memory in blocks that sharding would cut"
-
-
-def _sharding(model: ModelConfig, args: TrainingArgs) -> Iterator[Conflict]:
-    """What cannot be done to weights of which every process holds a part."""
+def _sharding(model: ModelConfig, tuning: Tuning | None, args: TrainingArgs) -> Iterator[Conflict]:
+    """What cannot be done to weights or an optimizer of which every process holds a part."""
     stage, key = _zero_stage(args), "deepspeed"
     if args.placement.sharding is not None:
         stage, key = 3, "fsdp"
-    optim = args.optimizer.optim
-    if stage and optim not in _ELEMENTWISE:
-        why = _WHOLE.get(optim, _IN_BLOCKS)
-        yield Conflict(_args("optim", key), f"{optim} {why}; use adamw_torch where weights are sharded")
+    if stage and (why := why_not_in_parts(args.optimizer.optim)):
+        yield Conflict(_args("optim", key), f"{why}; use adamw_torch where weights are sharded")
     if stage == 3 and model.quantization:
         yield Conflict(
             ("model_config.quantization", *_args(key)),
             "quantized weights cannot be sharded; use DeepSpeed's ZeRO-2, or no sharding",
         )
+    how = key if key == "fsdp" else f"zero-{stage}"
+    if stage and tuning is not None and (why := why_not_shared(tuning.model_dump(), how)):
+        yield Conflict(("peft_config.peft_type", *_args(key)), f"{why}; use DeepSpeed's ZeRO-2, or no sharding")
 
 
 def _zero_stage(args: TrainingArgs) -> int:

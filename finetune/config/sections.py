@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Discriminator, Field, Tag
 
-from finetune.config.section import Count, OnlyFalse, Section, Texts
+from finetune.config.section import Count, Section, Texts
 
 
 class FileShare(Section):
@@ -100,12 +100,6 @@ class ModelConfig(Section):
     """Run Python code that lies in the checkpoint. Only for checkpoints that you trust."""
 
 
-def _not_yet(value: bool) -> bool:
-    if value:
-        raise ValueError("finetune cannot do this yet; set run.tokens_per_micro_batch to what fits")
-    return value
-
-
 class RunConfig(Section):
     """What a step is and what happens when one goes wrong. Read by `train/`."""
 
@@ -118,8 +112,8 @@ class RunConfig(Section):
     on_nonfinite: Literal["stop", "skip"] = "stop"
     """When a loss or gradient is not finite: stop before the update, or leave the update out and go on."""
 
-    auto_fit: Annotated[bool, AfterValidator(_not_yet), OnlyFalse] = False
-    """Refused when true: finetune cannot do it yet. Lower tokens_per_micro_batch where memory runs out."""
+    auto_fit: bool = False
+    """Where memory runs out, halve the tokens of a micro-batch and repeat the step. One process only."""
 
 
 class EvaluationConfig(Section):

@@ -57,43 +57,51 @@ class Loop:
         if self.position.step == 0 and self.config.training_args.evaluation.eval_on_start:
             self._evaluate()
         for step in self.plan.steps(self.position.step, self.total_steps):
-            loss, taken = self._take_fitting(step)
+            loss, taken = self._take(step)
             self._advance(step, loss, taken)
             scores = self._evaluate_if_due()
             self._save_if_due(scores)
             self._leave_if_asked()
 
-    def _take_fitting(self, step: Step) -> tuple[float, Update]:
-        """One optimizer step, in smaller micro-batches where memory ran out and `auto_fit` allows it."""
+    def _take(self, step: Step) -> tuple[float, Update]:
+        """One optimizer step: the mean loss over its supervised tokens, and what became of the update."""
+        mean = group.total(self._compute_fitting(step)) / step.weight
+        if self.position.step == 0:
+            check_first_gradients(self.trainee.back_end.gradients())
+        # Never repeated: where memory runs out here, a part of the weights may have been updated.
+        with memory_errors(f"updating the weights after step {step.index + 1}", _LESS_STATE):
+            taken = self.trainee.back_end.update(
+                loss=mean, max_grad_norm=self.config.training_args.optimizer.max_grad_norm
+            )
+        if taken.applied:
+            self.trainee.schedule.step()
+        else:
+            self._not_finite(step, mean, taken.grad_norm)
+        return mean, taken
+
+    def _compute_fitting(self, step: Step) -> float:
+        """This process's loss and gradient; with `auto_fit` in smaller micro-batches where memory ran out."""
         while True:
             drawn = capture_rng() if self.config.run.auto_fit else {}
             try:
-                return self._take(self.fit.packed(step))
+                return self._compute(self.fit.packed(step))
             except MemoryExhaustedError as error:
                 self.fit.shrink(step, error)
                 self.trainee.back_end.discard()
                 restore_rng(drawn)
 
-    def _take(self, step: Step) -> tuple[float, Update]:
-        """One optimizer step: the mean loss over its supervised tokens, and what became of the update."""
-        trainee, back_end = self.trainee, self.trainee.back_end
+    def _compute(self, step: Step) -> float:
+        """This process's part of the summed loss; its gradient is left where `update` finds it."""
+        trainee = self.trainee
         trainee.objective.train()
         loss = torch.zeros((), device=trainee.device)
         micro_batches = step.micro_batches(world.rank())
         for number, micro_batch in enumerate(micro_batches, start=1):
             with memory_errors(*self._told(step, micro_batch)):
                 batch = collate([self.examples[i] for i in micro_batch]).to(trainee.device)
-                loss += back_end.accumulate(batch, 1 / step.weight, last=number == len(micro_batches))
-        if self.position.step == 0:
-            check_first_gradients(back_end.gradients())
-        mean = group.total(float(loss)) / step.weight
-        with memory_errors(f"updating the weights after step {step.index + 1}", _LESS_STATE):
-            taken = back_end.update(loss=mean, max_grad_norm=self.config.training_args.optimizer.max_grad_norm)
-        if taken.applied:
-            trainee.schedule.step()
-        else:
-            self._not_finite(step, mean, taken.grad_norm)
-        return mean, taken
+                last = number == len(micro_batches)
+                loss += trainee.back_end.accumulate(batch, 1 / step.weight, last=last)
+        return float(loss)
 
     def _told(self, step: Step, micro_batch: MicroBatch) -> tuple[str, str]:
         """What is being computed, and what would need less memory for it: the cheapest change first."""
@@ -101,10 +109,14 @@ class Loop:
         origin = some_of(dict.fromkeys(self.examples.origin_of(i) for i in micro_batch))
         doing = f"computing {tokens} tokens of step {step.index + 1} at once ({origin})"
         if len(micro_batch) > 1:
-            return doing, f"set run.tokens_per_micro_batch: {max(1, tokens // 2)}, or run.auto_fit: true"
-        if not self.config.training_args.placement.gradient_checkpointing:
+            fitting = "" if self.config.run.auto_fit else ", or run.auto_fit: true"
+            return doing, f"set run.tokens_per_micro_batch: {max(1, tokens // 2)}{fitting}"
+        recomputes, kind = self.config.training_args.placement.gradient_checkpointing, self.trainee.tuned.kind
+        if not recomputes and kind != "prefix":  # a prefix gets no gradient through recomputed activations
             return doing, "set training_args.gradient_checkpointing: true (a third more work)"
-        return doing, "set a smaller max_input_length, or model_config.quantization: nf4"
+        # Quantized weights cannot be trained themselves.
+        less = "a peft_config" if kind == "full" else "model_config.quantization: nf4"
+        return doing, f"set a smaller max_input_length, or {less}"
 
     def _advance(self, step: Step, loss: float, taken: Update) -> None:
         tokens = sum(int(self.examples.lengths[i]) for rank in step.ranks for batch in rank for i in batch)

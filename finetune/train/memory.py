@@ -11,13 +11,13 @@ from finetune.errors import MemoryExhaustedError
 
 @contextmanager
 def memory_errors(doing: str, advice: str) -> Iterator[None]:
-    """Turn what torch says when memory runs out into a MemoryExhaustedError; the innermost block speaks."""
+    """Turn what torch or Python says when memory runs out into a MemoryExhaustedError; the innermost speaks."""
     try:
         yield
-    except RuntimeError as error:
-        if not isinstance(error, torch.OutOfMemoryError) and "allocate memory" not in str(error):
+    except (RuntimeError, MemoryError) as error:
+        if not isinstance(error, torch.OutOfMemoryError | MemoryError) and "allocate memory" not in str(error):
             raise
-        reason = str(error).strip().splitlines()[0]
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise MemoryExhaustedError(f"out of memory {doing}; {advice} ({reason})") from error
 
 

@@ -14,28 +14,20 @@ Held = Callable[[Any], torch.Tensor]
 
 
 def check_first_gradients(gradients: Iterable[tuple[str, torch.Tensor | None]]) -> None:
-    """Every trainable tensor has a finite gradient, and together they are not zero.
+    """Every trainable tensor has a gradient, and together they are not zero.
 
     Single tensors may be zero: LoRA's A is at step 1, because the gradient reaches it through B, which starts
-    at zero. Each process looks at its own part. Raises TrainingError naming the tensors.
+    at zero. One that is not finite is the gate's to refuse: it knows the conversations, and `on_nonfinite`.
+    Each process looks at its own part. Raises TrainingError naming the tensors.
     """
-    found = [(name, *_looked_at(gradient)) for name, gradient in gradients]
-    absent = {name for name, there, _, _ in found if not there}
-    broken = {name for name, there, finite, _ in found if there and not finite}
-    seen = group.gather((absent, broken, any(some for *_, some in found)))
-    if absent := set.union(*(names for names, _, _ in seen)):
+    found = dict(gradients)
+    absent = {name for name, gradient in found.items() if gradient is None}
+    some = any(bool(gradient.any()) for gradient in found.values() if gradient is not None)
+    seen = group.gather((absent, some))
+    if absent := set.union(*(names for names, _ in seen)):
         raise TrainingError(f"{some_of(sorted(absent))}: no gradient reached these trainable weights at step 1")
-    if broken := set.union(*(names for _, names, _ in seen)):
-        raise TrainingError(f"{some_of(sorted(broken))}: the gradient at step 1 is not finite")
-    if not any(some for _, _, some in seen):
+    if not any(some for _, some in seen):
         raise TrainingError("the gradient of every trainable weight is zero at step 1: nothing would be learnt")
-
-
-def _looked_at(gradient: torch.Tensor | None) -> tuple[bool, bool, bool]:
-    """Whether it is there, is finite, and has anything but zeros."""
-    if gradient is None:
-        return False, False, False
-    return True, bool(gradient.isfinite().all()), bool(gradient.any())
 
 
 @torch.no_grad()

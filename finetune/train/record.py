@@ -4,13 +4,14 @@ import importlib.metadata
 import platform
 import sys
 from collections.abc import Mapping
+from contextlib import nullcontext, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 from finetune import world
-from finetune.errors import FinetuneError, Preempted
+from finetune.errors import FinetuneError, Preempted, StorageError
 from finetune.folder import RUN_FILE, write_json
 
 LIBRARIES = ("torch", "transformers", "peft", "accelerate", "datasets", "tokenizers", "safetensors", "numpy")
@@ -42,7 +43,11 @@ class RunRecord:
     ) -> None:
         status = "done" if error is None else "preempted" if isinstance(error, Preempted) else "failed"
         code = 0 if error is None else error.exit_code if isinstance(error, FinetuneError) else 1
-        self.note(status=status, finished=now(), exit_code=code, error=None if error is None else str(error))
+        # What ended the run is what must be told, not that a full disk does not take the news.
+        with suppress(StorageError) if error is not None else nullcontext():
+            self.note(
+                status=status, finished=now(), exit_code=code, error=None if error is None else str(error)
+            )
 
     def note(self, **sections: object) -> None:
         """Add to run.json; a section that is a mapping on both sides grows, any other is replaced."""

@@ -12,7 +12,7 @@ from finetune.config.schema import Config
 from finetune.data.dataset import Examples
 from finetune.data.preview import preview
 from finetune.disk import write_atomically
-from finetune.errors import DataError, StorageError
+from finetune.errors import ConfigError, DataError, StorageError
 from finetune.folder import REJECTED_FILE, RUN_FILE, read_run
 from finetune.report import write_report
 from finetune.train.checkpoint.lock import run_lock
@@ -123,6 +123,11 @@ def _write_report(output: Path) -> None:
 
 def _refuse_what_is_not_built(config: Config) -> None:
     require_trackers(config.training_args.logging.report_to)
+    if config.run.auto_fit and world.world_size() > 1:
+        raise ConfigError(
+            f"run.auto_fit: works with one process, there are {world.world_size()}; "
+            "set run.tokens_per_micro_batch to what fits"
+        )
 
 
 def _refuse_other_data(prepared: Prepared, data: Sequence[dict[str, Any]] | None) -> None:

@@ -52,6 +52,10 @@ def train_model(
     with open_trackers(config, output) as track:
         loop = _loop(prepared, trainee, saver, position, stop, track)
         record.note(base=_describe(trainee), plan=_plan(loop))
+        log.info(
+            f"{loop.plan.conversations_per_step} conversations a step, {loop.plan.steps_per_epoch} steps an epoch, "
+            f"{loop.total_steps} in all; {_processes(trainee)}"
+        )
         if config.evaluation.compare_with_base and position.step == 0:
             record.note(before=_test(prepared, loop.scorer, None))
         stop.leave_before_training()
@@ -150,6 +154,11 @@ def _describe(trainee: Trainee) -> dict[str, Any]:
         "back_end": trainee.back_end.name,
         "processes": world.world_size(),
     }
+
+
+def _processes(trainee: Trainee) -> str:
+    count = world.world_size()
+    return trainee.back_end.name if count == 1 else f"{count} processes ({trainee.back_end.name})"
 
 
 def _count(trainee: Trainee, parameter: nn.Parameter) -> int:

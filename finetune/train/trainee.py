@@ -87,6 +87,7 @@ def load_tuned(config: Config, model: str, device: torch.device, sharing: Sharin
     wide = not sharing.weights  # whole and in float32 it would not fit
     if config.model.adapter is not None:
         tuned = load_adapter(base, Path(config.model.adapter), trainable=True, wide=wide)
+        sharing.refuse_adapter(tuned)
     else:
         tuned = apply_tuning(base, config.peft_config, freeze=config.model.freeze, wide=wide)
     return tuned if sharing.kind == "replicated" else replace(tuned, base_dtype=sharing.dtype)

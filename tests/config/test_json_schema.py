@@ -86,7 +86,7 @@ def test_every_key_is_described_where_it_stands(key: Key, tmp_path: Path) -> Non
         "peft_config: {peft_type: LORA, num_virtual_tokens: 8}",
         "peft_config: {peft_type: PREFIX_TUNING}",
         "peft_config: {peft_type: LORA, inference_mode: true}",
-        "run: {auto_fit: true}",
+        "run: {auto_fit: 1}",
         "model_config: {freeze: vision}",
         "combine: 7",
     ],

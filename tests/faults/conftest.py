@@ -109,7 +109,8 @@ class Operations:
             self.note(event, arguments[0], removing=event in ("os.remove", "os.rmdir"))
 
     def concerns(self, target: object) -> bool:
-        return self.path_of(target).startswith(self.root)
+        path = self.path_of(target)
+        return path == self.root or path.startswith(f"{self.root}/")
 
     def path_of(self, target: object) -> str:
         if isinstance(target, int):

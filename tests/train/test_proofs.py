@@ -41,12 +41,11 @@ def test_a_trainable_weight_that_no_gradient_reaches_is_named(tuned: Tuned) -> N
         check_first_gradients(gradients(tuned))
 
 
-def test_a_gradient_that_is_not_finite_is_named(tuned: Tuned) -> None:
+def test_a_gradient_that_is_not_finite_is_left_to_the_gate_which_knows_the_rows(tuned: Tuned) -> None:
     backward(tuned)
-    name, parameter = list(tuned.trainable())[1]
-    parameter.grad[0, 0] = float("inf")
-    with pytest.raises(TrainingError, match=f"{name}: the gradient at step 1 is not finite"):
-        check_first_gradients(gradients(tuned))
+    for _, parameter in tuned.trainable():
+        parameter.grad.fill_(float("nan"))
+    check_first_gradients(gradients(tuned))
 
 
 def test_gradients_that_are_all_zero_mean_that_nothing_is_learnt(small: Path) -> None:

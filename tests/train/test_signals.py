@@ -58,3 +58,14 @@ def test_a_second_signal_leaves_at_once(signals: str, code: int) -> None:
     assert done.returncode == code
     assert f"{signals.split()[0]}: this step is finished and saved first" in done.stderr
     assert ("leaving at once" in done.stderr) == (code == 130)
+
+
+def test_a_signal_to_a_forked_child_is_not_heard_by_its_parent() -> None:
+    with StopSignals() as stop:
+        child = os.fork()
+        if child == 0:
+            os.kill(os.getpid(), signal.SIGINT)
+            os._exit(0)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        os.kill(os.getpid(), signal.SIGUSR1)  # comes after whatever the child had sent
+        assert stop.requested == "SIGUSR1"

@@ -13,13 +13,14 @@ Numbers come in as plain floats, so that nothing here knows torch. Only the main
 from array import array
 from collections import deque
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import replace
 from math import isfinite
 from pathlib import Path
 from typing import Self
 
 from finetune import log, world
+from finetune.errors import StorageError
 from finetune.folder import METRICS_FILE
 from finetune.train.monitor.metrics_file import MetricsFile, truncate_metrics
 from finetune.train.monitor.pace import Clock, Window, Work, rates
@@ -73,11 +74,17 @@ class Monitor:
         self._clock.start()
         return self
 
-    def __exit__(self, *_: object) -> None:
-        """Leaves nothing unwritten, also when a signal or an error ends the run in the middle of a window."""
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """Leaves nothing unwritten, also when a signal or an error ends the run in the middle of a window.
+
+        A disk that does not take it does not hide that error.
+        """
         self._screen.stop()
-        if not self._speaks:
-            return
+        if self._speaks:
+            with suppress(StorageError) if kind is not None else nullcontext():
+                self._finish()
+
+    def _finish(self) -> None:
         if self._latest is not None:
             if self._window.steps:
                 self._write_line(self._latest)

@@ -31,7 +31,8 @@ def shard(
     A prefix's encoder is taken apart by itself: it runs outside the base model's forward.
     """
     mesh = init_device_mesh(device.type, (world.world_size(),))
-    policy = CPUOffloadPolicy() if cpu_offload else OffloadPolicy()
+    # Pinned memory belongs to an accelerator.
+    policy = CPUOffloadPolicy(pin_memory=device.type != "cpu") if cpu_offload else OffloadPolicy()
     for part in layers_of(tuned, layer_classes):
         set_dtypes(part, trainable=torch.float32, frozen=tuned.base_dtype)
         fully_shard(part, mesh=mesh, reshard_after_forward=reshard_after_forward, offload_policy=policy)

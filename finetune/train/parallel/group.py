@@ -185,7 +185,7 @@ def noticing_losses() -> Iterator[None]:
     except RuntimeError as error:
         if world.world_size() == 1 or not _BROKEN_OFF.search(str(error)):
             raise
-        reason = str(error).strip().splitlines()[0]
+        reason = str(error).strip().splitlines()[0].split(". ")[0]
         raise RankFailedError(
             f"another process of this run has ended, and this one cannot go on without it ({reason}); "
             "RESUME yes goes on from the last checkpoint"

@@ -5,11 +5,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from peft import PeftModel
 from torch import nn
 
 from finetune import log, world
 from finetune.config.deepspeed import fill, wants_bf16
 from finetune.config.schema import Config
+from finetune.config.sharding import why_not_shared
+from finetune.errors import ConfigError
 from finetune.model.head import SupervisedLoss
 from finetune.model.load import DTYPES, read_model_config
 from finetune.model.tuning import Tuned
@@ -77,6 +80,15 @@ class Sharing:
         if self.kind == "zero":
             return self._engine_dtype
         return DTYPES.get(self.config.model.dtype)
+
+    def refuse_adapter(self, tuned: Tuned) -> None:
+        """Raises ConfigError for a given adapter that cannot be trained on shares."""
+        if self.kind == "replicated" or not isinstance(tuned.model, PeftModel):
+            return
+        how = "fsdp" if self.kind == "fsdp2" else f"zero-{self.zero['zero_optimization']['stage']}"
+        reason = why_not_shared(tuned.model.active_peft_config.to_dict(), how)
+        if reason is not None:
+            raise ConfigError(f"model_config.adapter: {reason}; use DeepSpeed's ZeRO-2, or no sharding")
 
     def take_apart(self, tuned: Tuned, device: torch.device) -> None:
         """Share out the weights, where they are shared."""

@@ -6,6 +6,7 @@ are pickles, so they are not used: weights and optimizer memory are taken out an
 
 import logging
 import math
+import warnings
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -38,6 +39,8 @@ def load_deepspeed() -> Any:
     if find_spec("deepspeed") is None:
         raise MissingLibraryError("training_args.deepspeed", "deepspeed", "deepspeed")
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
+    # DeepSpeed calls torch by names that torch is renaming, and says so in every step.
+    warnings.filterwarnings("ignore", r"`torch\.distributed\.\w+` is deprecated", FutureWarning)
     import deepspeed
 
     # Between CPU processes it would compile a transport of its own (a minute, and a C++ compiler); gloo does.
