@@ -5,12 +5,15 @@ from pathlib import Path
 
 SAVES = "tests/faults/test_saves_that_die.py"
 REACHES = f"{SAVES}::test_everything_reaches_the_disk_before_its_name_is_published"
+APPEAR = "tests/faults/test_files_that_appear.py"
 DAMAGE = "tests/faults/test_damaged_checkpoints.py"
 CHECKPOINT = "tests/train/test_checkpoint.py"
 EXACT_RESUME = f"{CHECKPOINT}::test_a_resumed_training_is_bit_identical_to_the_uninterrupted_one"
 RETENTION = f"{CHECKPOINT}::test_retention_keeps_the_newest_and_the_best"
+GENERATORS = f"{CHECKPOINT}::test_every_generator_goes_on_where_it_stood"
 RESUME = "tests/train/test_resume.py"
 RUN = "tests/train/test_run.py"
+GATE = "tests/train/test_update.py::test_a_step_is_left_out_where_the_loss_or_the_gradient_is_not_finite"
 IDENTITY = "tests/train/test_identity.py"
 SAME_STEP = (
     "tests/parallel/test_same_step.py::test_a_step_that_leaves_a_process_without_a_conversation_is_the_same_too"
@@ -19,6 +22,7 @@ TRAVEL = "tests/parallel/test_checkpoints_travel.py"
 THERE_AND_BACK = f"{TRAVEL}::test_saved_by_two_goes_on_with_one_and_back"
 TO_THE_BYTE = f"{TRAVEL}::test_two_processes_resume_to_the_byte"
 SHARED_SCORES = "tests/parallel/test_evaluation.py::test_predictions_and_scores_are_those_of_one_process[lora]"
+EACH = "tests/parallel/test_what_each_does.py"
 FLAT = "tests/model/test_flat_equals_stock.py::test_loss_and_gradients_agree"
 GLM4 = "tests/chat/test_glm4.py"
 
@@ -99,7 +103,9 @@ DISK = (
         "finetune/disk.py",
         "            raise\n        sync_folder(path.parent)\n",
         "            raise\n",
-        ("tests/test_folder.py",),
+        (
+            f"{APPEAR}::test_a_file_lies_on_the_disk_before_it_takes_the_old_one_s_place_and_so_does_its_name_after",
+        ),
     ),
     Mutant(
         "unpublished-not-synced",
@@ -107,7 +113,7 @@ DISK = (
         "finetune/disk.py",
         "            yield folder\n            _flush(folder)\n",
         "            yield folder\n",
-        ("tests/export/test_merge.py", "tests/test_folder.py"),
+        (f"{APPEAR}::test_a_folder_lies_on_the_disk_before_it_gets_its_name_and_so_does_its_name_after",),
     ),
 )
 
@@ -174,7 +180,7 @@ CHECKPOINTS = (
         "finetune/train/checkpoint/rng.py",
         "    np.random.set_state((name, np.array(words, dtype=np.uint32), *rest))\n",
         "",
-        (CHECKPOINT,),
+        (GENERATORS,),
     ),
     Mutant(
         "python-rng-lost",
@@ -182,7 +188,7 @@ CHECKPOINTS = (
         "finetune/train/checkpoint/rng.py",
         "    random.setstate((version, tuple(words), gauss))\n",
         "",
-        (CHECKPOINT,),
+        (GENERATORS,),
     ),
     Mutant(
         "schedule-lost",
@@ -238,7 +244,7 @@ CHECKPOINTS = (
         "finetune/train/run.py",
         "                held.enter_context(run_lock(output))\n",
         "                output.mkdir(parents=True, exist_ok=True)\n",
-        (RUN,),
+        (f"{RUN}::test_a_folder_in_which_another_process_trains_is_refused",),
     ),
     Mutant(
         "worse-is-best",
@@ -265,7 +271,7 @@ STEPS = (
         "finetune/train/loop.py",
         "        trainee.objective.train()\n",
         "",
-        (RUN,),
+        (f"{RUN}::test_dropout_acts_in_training_and_an_evaluation_does_not_switch_it_off",),
     ),
     Mutant(
         "evaluated-in-training-mode",
@@ -281,7 +287,7 @@ STEPS = (
         "finetune/train/loop.py",
         "        if self.position.step == 0:\n            check_first_gradients",
         "        if self.position.step < 0:\n            check_first_gradients",
-        (RUN,),
+        (f"{RUN}::test_a_run_that_no_gradient_reaches_is_refused_at_its_first_step",),
     ),
     Mutant(
         "frozen-unchecked",
@@ -289,7 +295,7 @@ STEPS = (
         "finetune/train/session.py",
         "    check_frozen(trainee.tuned, frozen, trainee.back_end.held)\n",
         "",
-        (RUN,),
+        (f"{RUN}::test_a_run_that_changed_a_frozen_weight_fails_and_names_it",),
     ),
     Mutant(
         "no-gate",
@@ -305,7 +311,7 @@ STEPS = (
         "finetune/train/parallel/back_end.py",
         "math.isfinite(loss) and math.isfinite(grad_norm)",
         "math.isfinite(loss)",
-        (RUN,),
+        (GATE,),
     ),
     Mutant(
         "gate-looks-at-the-gradient-only",
@@ -313,7 +319,7 @@ STEPS = (
         "finetune/train/parallel/back_end.py",
         "math.isfinite(loss) and math.isfinite(grad_norm)",
         "math.isfinite(grad_norm)",
-        (RUN,),
+        (GATE,),
     ),
     Mutant(
         "no-clipping",
@@ -321,7 +327,9 @@ STEPS = (
         "finetune/train/parallel/back_end.py",
         "        if max_grad_norm > 0:\n",
         "        if max_grad_norm > math.inf:\n",
-        (RUN,),
+        (
+            "tests/train/test_update.py::test_a_gradient_is_shortened_to_the_limit_and_its_norm_is_told_as_it_was",
+        ),
     ),
     Mutant(
         "signal-ignored",
@@ -353,7 +361,7 @@ STEPS = (
         "finetune/train/record.py",
         'return {"platform": platform.platform(),',
         'return {**__import__("os").environ, "platform": platform.platform(),',
-        (RUN,),
+        ("tests/train/test_record.py::test_nothing_of_the_environment_is_written_down",),
     ),
     Mutant(
         "secret-shown",
@@ -361,7 +369,7 @@ STEPS = (
         "finetune/report/read.py",
         "else without_secrets(inner, key)",
         "else inner",
-        ("tests/report/test_page.py",),
+        ("tests/report/test_page.py::test_passwords_tokens_and_environment_values_are_not_shown",),
     ),
 )
 
@@ -380,7 +388,7 @@ TOKENS = (
         "finetune/chat/template.py",
         "        mask += [learns] * len(piece)\n",
         "        mask += [*[learns] * (len(piece) - 1), False][: len(piece)]\n",
-        (f"{GLM4}::test_glm4_learns_the_role_marker_that_ends_its_turn",),
+        (f"{GLM4}::test_training_the_last_turn_only_trains_all_of_it_first_token_and_stop_included",),
     ),
     Mutant(
         "one-token-too-many",
@@ -396,7 +404,7 @@ TOKENS = (
         "finetune/model/batch.py",
         "rows=torch.from_numpy(targets_at - 1),",
         "rows=torch.from_numpy(targets_at),",
-        ("tests/model/test_head.py",),
+        ("tests/model/test_head.py::test_the_first_token_of_a_conversation_is_never_a_target",),
     ),
     Mutant(
         "first-of-a-neighbour",
@@ -471,9 +479,9 @@ PROCESSES = (
         "own-share-logged",
         "the loss of a step is that of the first process alone",
         "finetune/train/loop.py",
-        "mean = group.total(float(loss)) / step.weight",
-        "mean = float(loss) / step.weight",
-        ("tests/parallel/test_same_step.py",),
+        "mean = group.total(self._compute_fitting(step)) / step.weight",
+        "mean = self._compute_fitting(step) / step.weight",
+        (f"{EACH}::test_loss_and_norm_of_a_step_are_told_as_one_process_tells_them",),
     ),
     Mutant(
         "evaluated-twice",
@@ -497,7 +505,7 @@ PROCESSES = (
         "finetune/train/parallel/shared_engine.py",
         "order[world.rank() :: world.world_size()]",
         "order[:]",
-        ("tests/parallel/test_evaluation.py",),
+        (f"{EACH}::test_every_prompt_is_answered_by_one_process_and_all_get_the_answer",),
     ),
     Mutant(
         "rank-rng-lost",
@@ -513,7 +521,7 @@ PROCESSES = (
         "finetune/train/session.py",
         "        seed_apart(seed, step=0)\n",
         "",
-        (TO_THE_BYTE,),
+        (f"{EACH}::test_each_process_draws_numbers_of_its_own",),
     ),
     Mutant(
         "fsdp-memory-lost",
@@ -545,7 +553,7 @@ PROCESSES = (
         "finetune/train/parallel/zero.py",
         "            self._refuse_gradients()\n",
         "            pass\n",
-        ("tests/parallel/test_same_step.py",),
+        (f"{EACH}::test_a_step_that_is_not_finite_changes_neither_weights_nor_memory[zero-2]",),
     ),
     Mutant(
         "signal-of-one",
