@@ -244,7 +244,9 @@ CHECKPOINTS = (
         "finetune/train/run.py",
         "                held.enter_context(run_lock(output))\n",
         "                output.mkdir(parents=True, exist_ok=True)\n",
-        (f"{RUN}::test_a_folder_in_which_another_process_trains_is_refused",),
+        (
+            "tests/faults/test_one_run_per_folder.py::test_a_second_run_is_refused_by_name_and_does_not_disturb_the_first",
+        ),
     ),
     Mutant(
         "worse-is-best",
@@ -332,6 +334,28 @@ STEPS = (
         ),
     ),
     Mutant(
+        "retry-draws-on",
+        "a step that is computed anew in smaller micro-batches draws other dropout",
+        "finetune/train/loop.py",
+        "                restore_rng(drawn)\n",
+        "",
+        (
+            "tests/faults/test_memory_that_runs_out.py::"
+            "test_a_run_that_fits_itself_to_memory_ends_as_if_its_batches_had_been_small_from_the_start",
+        ),
+    ),
+    Mutant(
+        "half-a-step-kept",
+        "a step that is computed anew keeps the gradient of the first attempt",
+        "finetune/train/loop.py",
+        "                self.trainee.back_end.discard()\n",
+        "",
+        (
+            "tests/faults/test_memory_that_runs_out.py::"
+            "test_a_run_that_fits_itself_to_memory_ends_as_if_its_batches_had_been_small_from_the_start",
+        ),
+    ),
+    Mutant(
         "signal-ignored",
         "a signal is not looked at after the step",
         "finetune/train/loop.py",
@@ -361,7 +385,7 @@ STEPS = (
         "finetune/train/record.py",
         'return {"platform": platform.platform(),',
         'return {**__import__("os").environ, "platform": platform.platform(),',
-        ("tests/train/test_record.py::test_nothing_of_the_environment_is_written_down",),
+        ("tests/faults/test_one_run_per_folder.py::test_secrets_of_the_environment_reach_no_file",),
     ),
     Mutant(
         "secret-shown",
@@ -561,9 +585,7 @@ PROCESSES = (
         "finetune/train/loop.py",
         "        asked = group.anywhere(self.stop.requested)\n",
         "        asked = group.gather(self.stop.requested)[0]\n",
-        (
-            "tests/parallel/test_deaths.py::test_a_signal_to_one_process_stops_all_after_the_same_step[ddp-Signals.SIGTERM]",
-        ),
+        ("tests/parallel/test_deaths.py::test_a_signal_to_one_process_stops_all_after_the_same_step[ddp-15]",),
     ),
 )
 

@@ -22,7 +22,6 @@ from finetune.errors import (
     ResumeMismatchError,
     TrainingError,
 )
-from finetune.train.checkpoint.lock import run_lock
 from finetune.train.loop import Loop
 from finetune.train.run import rerun, train
 from tests.train.conftest import LORA, PREFIX, Configure
@@ -148,15 +147,6 @@ def test_a_resume_under_other_settings_is_refused_and_changes_nothing(
         train(data, str(small), configure(LORA), resume="yes")
     after = sorted((path, path.stat().st_mtime_ns) for path in output.rglob("*") if path.name != ".lock")
     assert after == before
-
-
-def test_a_folder_in_which_another_process_trains_is_refused(
-    small: Path, data: Path, configure: Configure
-) -> None:
-    config = configure(LORA)
-    with run_lock(config.parent / "out"), pytest.raises(FolderInUseError, match="is training here"):
-        train(data, str(small), config)
-    assert [path.name for path in (config.parent / "out").iterdir()] == [".lock"]
 
 
 def test_dropout_acts_in_training_and_an_evaluation_does_not_switch_it_off(
