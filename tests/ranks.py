@@ -134,6 +134,7 @@ class Ranks:
         import torch
 
         torch.set_num_threads(1)
+        _forget_the_parent_s_device()
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
             signal.signal(number, signal.SIG_DFL)
         try:
@@ -149,6 +150,18 @@ class Ranks:
         sys.stdout.flush()
         sys.stderr.flush()
         return 0
+
+
+def _forget_the_parent_s_device() -> None:
+    """A test that trained in this process has joined a run of one, which a child would take for its own."""
+    if "finetune.train.parallel.group" not in sys.modules:
+        return
+    from accelerate import PartialState
+
+    from finetune.train.parallel import group
+
+    PartialState._reset_state()
+    group._device = group._control = None
 
 
 def free_port() -> int:
