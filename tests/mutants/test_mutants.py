@@ -17,6 +17,8 @@ PLAN = "tests/data/test_plan.py"
 @pytest.fixture
 def copy() -> Iterator[Path]:
     """Of this checkout."""
+    if not (ROOT / ".git").exists():
+        pytest.skip("not a checkout")
     with checkout_as_it_is() as folder:
         yield folder
 
