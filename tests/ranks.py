@@ -134,7 +134,7 @@ class Ranks:
         import torch
 
         torch.set_num_threads(1)
-        _forget_the_parent_s_device()
+        _forget_that_we_were_alone()
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
             signal.signal(number, signal.SIG_DFL)
         try:
@@ -152,16 +152,15 @@ class Ranks:
         return 0
 
 
-def _forget_the_parent_s_device() -> None:
-    """A test that trained in this process has joined a run of one, which a child would take for its own."""
-    if "finetune.train.parallel.group" not in sys.modules:
-        return
-    from accelerate import PartialState
+def _forget_that_we_were_alone() -> None:
+    """The parent may have trained in one process already; what it met there is not ours."""
+    from accelerate.state import AcceleratorState, PartialState
 
     from finetune.train.parallel import group
 
-    PartialState._reset_state()
     group._device = group._control = None
+    AcceleratorState._reset_state(reset_partial_state=True)
+    PartialState._reset_state()
 
 
 def free_port() -> int:
