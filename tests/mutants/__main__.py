@@ -15,7 +15,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -134,13 +134,15 @@ def first_failure(copy: Path, tests: Sequence[str], seconds: float) -> str | Non
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        start_new_session=True,  # what hangs is ended with all its children
+        start_new_session=True,  # whatever hangs, or is left over, is ended with all its children
     ) as process:
         try:
             said, _ = process.communicate(timeout=seconds)
         except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
             return f"a hang: no end after {seconds:g} s of {' '.join(tests)}"
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
     return _failed_test(process.returncode, said)
 
 
