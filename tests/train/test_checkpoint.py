@@ -2,11 +2,13 @@
 
 import json
 import math
+import random
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from bitsandbytes.optim import AdamW8bit
@@ -211,6 +213,20 @@ def test_random_generators_of_another_rank_are_left_alone() -> None:
     assert torch.equal(torch.get_rng_state(), before)
     assert restore_rng(saved, rank=0)
     assert torch.equal(torch.rand(3), expected)
+
+
+def test_every_generator_goes_on_where_it_stood() -> None:
+    torch.set_num_threads(1)
+
+    def draw() -> tuple[float, float, float, float]:
+        return float(torch.rand(())), np.random.random(), np.random.normal(), random.random()
+
+    np.random.normal()  # numpy keeps the second of a pair for the next call
+    saved = capture_rng()
+    expected = draw()
+    assert draw() != expected
+    assert restore_rng(saved)
+    assert draw() == expected
 
 
 def test_a_step_that_is_published_is_not_written_again(tmp_path: Path) -> None:

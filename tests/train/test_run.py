@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import Gemma2Config, Gemma2ForCausalLM
 
 from finetune.errors import (
@@ -22,6 +22,7 @@ from finetune.errors import (
     ResumeMismatchError,
     TrainingError,
 )
+from finetune.train.loop import Loop
 from finetune.train.run import rerun, train
 from tests.train.conftest import LORA, PREFIX, Configure
 
@@ -146,6 +147,41 @@ def test_a_resume_under_other_settings_is_refused_and_changes_nothing(
         train(data, str(small), configure(LORA), resume="yes")
     after = sorted((path, path.stat().st_mtime_ns) for path in output.rglob("*") if path.name != ".lock")
     assert after == before
+
+
+def test_dropout_acts_in_training_and_an_evaluation_does_not_switch_it_off(
+    small: Path, data: Path, configure: Configure
+) -> None:
+    def trained(dropout: float, evaluates: bool) -> dict[str, bytes]:
+        config = configure(
+            {**LORA, "lora_dropout": dropout}, f"{dropout}-{evaluates}", max_steps=1, eval_on_start=evaluates
+        )
+        found = state(train(data, str(small), config) / "checkpoint-1")
+        return {name: value for name, value in found.items() if name.startswith("trainable/")}
+
+    assert trained(0.5, evaluates=True) == trained(0.5, evaluates=False) != trained(0.0, evaluates=True)
+
+
+def test_a_run_that_no_gradient_reaches_is_refused_at_its_first_step(
+    small: Path, data: Path, configure: Configure, tmp_path: Path
+) -> None:
+    deaf = shutil.copytree(small, tmp_path / "deaf")
+    weights = load_file(deaf / "model.safetensors")
+    weights["model.norm.weight"][:] = 0  # all logits are zero, whatever an adapter adds
+    save_file(weights, deaf / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(TrainingError, match="zero at step 1: nothing would be learnt"):
+        train(data, str(deaf), configure(LORA))
+
+
+def test_a_run_that_changed_a_frozen_weight_fails_and_names_it(
+    small: Path, data: Path, configure: Configure, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def spoil(loop: Loop) -> None:
+        next(p for n, p in loop.trainee.tuned.frozen() if "down_proj" in n).data[0, 0] += 1
+
+    monkeypatch.setattr(Loop, "_leave_if_asked", spoil)
+    with pytest.raises(TrainingError, match=r"layers\.0\.mlp\.down_proj\S*: these weights are frozen"):
+        train(data, str(small), configure(LORA, max_steps=1))
 
 
 def test_a_rerun_gives_the_same_weights_and_refuses_other_data(
