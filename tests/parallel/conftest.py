@@ -33,6 +33,7 @@ BACK_ENDS: dict[str, dict[str, Any]] = {
 }
 
 Train = Callable[..., Path]
+STEPS, EVERY = 12, 3
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -100,6 +101,38 @@ def train_on(small: Path, ragged: Path, tmp_path: Path) -> Train:
         return tmp_path / output
 
     return train
+
+
+@pytest.fixture
+def configured(tmp_path: Path) -> Callable[..., Path]:
+    """A YAML for a run of two processes; `configured(back_end, output, **training_args)`."""
+
+    def configure(
+        back_end: str,
+        output: str = "out",
+        method: str = "lora",
+        run: dict[str, Any] | None = None,
+        **arguments: Any,
+    ) -> Path:
+        content: dict[str, Any] = {
+            "data_config": {"train_file": "train.jsonl", "val_file": "dev.jsonl"},
+            "peft_config": LORA | {"lora_dropout": 0.1} if method == "lora" else METHODS[method],
+            "training_args": {
+                "output_dir": str(tmp_path / output),
+                "max_steps": STEPS,
+                "save_steps": EVERY,
+                "save_total_limit": 2,
+                "logging_steps": 1,
+                "learning_rate": 0.01,
+                **BACK_ENDS[back_end],
+                **arguments,
+            },
+            "run": {"conversations_per_step": 5, **(run or {})},
+        }
+        YAML().dump(content, tmp_path / f"{output}.yaml")
+        return tmp_path / f"{output}.yaml"
+
+    return configure
 
 
 def _train(data: Path, model: Path, config: Path, resume: str | None) -> None:

@@ -16,41 +16,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ruamel.yaml import YAML
 
 from finetune.folder import checkpoints, verify
-from tests.parallel.conftest import BACK_ENDS, LORA, METHODS
+from tests.parallel.conftest import BACK_ENDS, STEPS
 from tests.ranks import Ranks, free_port
 
 SOON = 20  # seconds in which a run must end when one of its processes does
 SHARED = [name for name in BACK_ENDS if name != "one process"]
-STEPS, EVERY = 12, 3
-
-
-@pytest.fixture
-def configured(tmp_path: Path) -> Callable[..., Path]:
-    """A YAML for a run of two processes; `configured(back_end, output, **training_args)`."""
-
-    def configure(back_end: str, output: str = "out", method: str = "lora", **arguments: Any) -> Path:
-        content: dict[str, Any] = {
-            "data_config": {"train_file": "train.jsonl", "val_file": "dev.jsonl"},
-            "peft_config": LORA | {"lora_dropout": 0.1} if method == "lora" else METHODS[method],
-            "training_args": {
-                "output_dir": str(tmp_path / output),
-                "max_steps": STEPS,
-                "save_steps": EVERY,
-                "save_total_limit": 2,
-                "logging_steps": 1,
-                "learning_rate": 0.01,
-                **BACK_ENDS[back_end],
-                **arguments,
-            },
-            "run": {"conversations_per_step": 5},
-        }
-        YAML().dump(content, tmp_path / f"{output}.yaml")
-        return tmp_path / f"{output}.yaml"
-
-    return configure
 
 
 def train(
