@@ -23,6 +23,9 @@ ROOM = 45 << 20
 
 def limit_memory(room: int) -> None:
     """Leave so many bytes of address space; what earlier tests left free inside the heap is taken first."""
+    weight = torch.nn.Parameter(torch.zeros(2))
+    weight.grad = torch.zeros(2)
+    torch.optim.AdamW([weight]).step()  # torch loads what only this needs, some of it tens of megabytes
     library = ctypes.CDLL(None)
     library.malloc.restype, library.malloc.argtypes = ctypes.c_void_p, (ctypes.c_size_t,)
     used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
