@@ -43,8 +43,8 @@ class RunRecord:
     ) -> None:
         status = "done" if error is None else "preempted" if isinstance(error, Preempted) else "failed"
         code = 0 if error is None else error.exit_code if isinstance(error, FinetuneError) else 1
-        # What ended the run is what must be told, not that a full disk does not take the news.
-        with suppress(StorageError) if error is not None else nullcontext():
+        # What ended the run is what must be told, not that disk or memory are too full for the news.
+        with suppress(StorageError, MemoryError) if error is not None else nullcontext():
             self.note(
                 status=status, finished=now(), exit_code=code, error=None if error is None else str(error)
             )

@@ -110,7 +110,7 @@ def _reported(output: Path) -> Iterator[None]:
         yield
     except BaseException:
         # What ended the run is what must be told, not that the page about it could not be written either.
-        with suppress(StorageError):
+        with suppress(StorageError, MemoryError):
             _write_report(output)
         raise
     _write_report(output)

@@ -23,6 +23,9 @@ ROOM = 45 << 20
 
 def limit_memory(room: int) -> None:
     """Leave so many bytes of address space; what earlier tests left free inside the heap is taken first."""
+    weight = torch.nn.Parameter(torch.zeros(2))
+    weight.grad = torch.zeros(2)
+    torch.optim.AdamW([weight]).step()  # torch loads what only this needs, some of it tens of megabytes
     library = ctypes.CDLL(None)
     library.malloc.restype, library.malloc.argtypes = ctypes.c_void_p, (ctypes.c_size_t,)
     used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
@@ -130,16 +133,16 @@ def test_without_auto_fit_the_message_names_tokens_rows_and_a_change_that_helps(
 
 
 @pytest.mark.parametrize(
-    ("method", "advice"),
+    ("method", "advice", "auto_fit"),
     [
-        ("lora", "set training_args.gradient_checkpointing: true"),
-        ("full", "set training_args.gradient_checkpointing: true"),
-        ("prefix", "set a smaller max_input_length, or model_config.quantization: nf4"),
+        ("lora", "set training_args.gradient_checkpointing: true", False),
+        ("full", "set training_args.gradient_checkpointing: true", True),
+        ("prefix", "set a smaller max_input_length, or model_config.quantization: nf4", False),
     ],
+    ids=["lora", "full", "prefix"],
 )
-@pytest.mark.parametrize("auto_fit", [False, True])
 def test_a_conversation_that_does_not_fit_alone_is_named_with_what_its_method_allows(
-    auto_fit: bool, method: str, advice: str, make: Make
+    method: str, advice: str, auto_fit: bool, make: Make
 ) -> None:
     run = make("alone", METHODS[method], tokens_per_micro_batch=1, auto_fit=auto_fit)
 
@@ -155,18 +158,43 @@ def test_a_conversation_that_does_not_fit_alone_is_named_with_what_its_method_al
     assert advice in error and "auto_fit" not in error
 
 
-@pytest.mark.parametrize("auto_fit", [False, True])
-def test_an_update_that_runs_out_of_memory_is_not_repeated(auto_fit: bool, make: Make) -> None:
+def run_out() -> None:
+    """As if there were no memory at this instant."""
+    torch.empty(1 << 50)
+
+
+def test_what_a_step_has_computed_before_memory_runs_out_does_not_count_twice(make: Make) -> None:
+    fits, small = (
+        make(name, METHODS["lora"], tokens_per_micro_batch=tokens, auto_fit=True)
+        for name, tokens in (("fits", 4000), ("small", 2000))
+    )
+    child = fits.start(prepare=at_call("finetune.train.loop", "collate", 2, run_out))
+    assert child.wait() == 0, child.said[-3000:]
+    assert child.said.count("auto_fit: 2000 tokens per micro-batch") == 1
+    small.finished()
+    ended, wanted = trained(fits), trained(small)
+    assert [name for name in wanted if not ended[name].equal(wanted[name])] == []
+
+
+def test_an_update_that_runs_out_of_memory_is_not_repeated(make: Make) -> None:
     """A part of the weights may have been updated: the step is lost, what was saved before is not."""
-    run = make("update", METHODS["full"], tokens_per_micro_batch=2000, auto_fit=auto_fit)
-
-    def run_out() -> None:
-        torch.empty(1 << 50)
-
+    run = make("update", METHODS["full"], tokens_per_micro_batch=2000, auto_fit=True)
     child = run.start(prepare=at_call("finetune.train.parallel.replicated", "apply_if_finite", 2, run_out))
     assert child.wait() == 2, child.said[-3000:]
     assert "out of memory updating the weights after step 2; set training_args.optim: adamw_8bit" in child.said
     assert [line["step"] for line in numbers(run.output)] == [1]
+
+
+def test_a_page_that_memory_does_not_hold_either_does_not_hide_why_the_run_ended(make: Make) -> None:
+    run = make("page", METHODS["lora"], tokens_per_micro_batch=1)
+
+    def no_more() -> None:
+        at_call("finetune.train.run", "write_report", 1, lambda: [0] * (1 << 60))()
+        run_out()
+
+    child = run.start(prepare=at_call("finetune.train.loop", "collate", 2, no_more))
+    assert child.wait() == 2, child.said[-3000:]
+    assert "error: out of memory computing" in child.said
 
 
 def test_memory_that_runs_out_in_python_itself_is_told_alike(make: Make) -> None:

@@ -79,7 +79,7 @@ def test_a_signal_in_any_phase_stops_a_run_that_goes_on_to_the_same_end(
 
 def test_a_signal_at_any_instant_stops_a_run_that_goes_on_to_the_same_end(straight: Run, stopped: Run) -> None:
     chance, whole, codes = random.Random(1), straight.to_the_end("no").seconds, Counter[int]()
-    for number in SIGNALS * 6:
+    for number in SIGNALS * 4:
         child = stopped.start()
         code = child.signal_after(chance.uniform(0, whole), number)
         assert code in (75, 0, UNHANDLED[number]), f"ended with {code}:\n{child.said[-3000:]}"
@@ -87,7 +87,7 @@ def test_a_signal_at_any_instant_stops_a_run_that_goes_on_to_the_same_end(straig
         codes[code] += 1
         assert_goes_on(child, stopped, straight)
     print(f"{codes.total()} signals at random instants; exit codes {dict(codes)}")
-    assert codes[75] > 6
+    assert codes[75] > 2
 
 
 def test_a_second_signal_leaves_at_once_however_long_an_operation_of_torch_takes(
@@ -125,7 +125,7 @@ def test_a_second_signal_in_any_phase_leaves_and_the_run_goes_on_to_the_same_end
 
 def test_two_signals_at_any_instants_harm_nothing(straight: Run, stopped: Run) -> None:
     chance, whole, codes = random.Random(2), straight.to_the_end("no").seconds, Counter[int]()
-    for _ in range(10):
+    for _ in range(8):
         child = stopped.start()
         time.sleep(chance.uniform(0, whole))
         child.signal(signal.SIGTERM)

@@ -77,11 +77,11 @@ class Monitor:
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         """Leaves nothing unwritten, also when a signal or an error ends the run in the middle of a window.
 
-        A disk that does not take it does not hide that error.
+        Disk or memory too full for it do not hide that error.
         """
         self._screen.stop()
         if self._speaks:
-            with suppress(StorageError) if kind is not None else nullcontext():
+            with suppress(StorageError, MemoryError) if kind is not None else nullcontext():
                 self._finish()
 
     def _finish(self) -> None:
