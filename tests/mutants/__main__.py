@@ -121,29 +121,31 @@ def first_failure(copy: Path, tests: Sequence[str], seconds: float) -> str | Non
     temporary = copy.with_name("tmp")
     temporary.mkdir()
     command = [sys.executable, "-m", "pytest", "-x", "-q", "--tb=no", "-rfE", "-p", "no:cacheprovider"]
-    with subprocess.Popen(
-        [*command, "-p", "tests.mutants.inside", *tests],
-        cwd=copy,
-        env={
-            **os.environ,
-            "PYTHONPATH": str(copy),
-            "TMPDIR": str(temporary),
-            "OMP_NUM_THREADS": "1",
-            "TOKENIZERS_PARALLELISM": "false",
-        },
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,  # whatever hangs, or is left over, is ended with all its children
-    ) as process:
+    with (temporary / "said").open("w+") as said:  # not a pipe, which a child that is left over would keep open
+        process = subprocess.Popen(
+            [*command, "-p", "tests.mutants.inside", *tests],
+            cwd=copy,
+            env={
+                **os.environ,
+                "PYTHONPATH": str(copy),
+                "TMPDIR": str(temporary),
+                "OMP_NUM_THREADS": "1",
+                "TOKENIZERS_PARALLELISM": "false",
+            },
+            stdout=said,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
         try:
-            said, _ = process.communicate(timeout=seconds)
+            code = process.wait(seconds)
         except subprocess.TimeoutExpired:
             return f"a hang: no end after {seconds:g} s of {' '.join(tests)}"
         finally:
-            with suppress(ProcessLookupError):
+            with suppress(ProcessLookupError):  # what hangs or is left over ends with all its children
                 os.killpg(process.pid, signal.SIGKILL)
-    return _failed_test(process.returncode, said)
+            process.wait()
+        said.seek(0)
+        return _failed_test(code, said.read())
 
 
 def _failed_test(code: int, said: str) -> str | None:
