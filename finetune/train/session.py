@@ -53,8 +53,8 @@ def train_model(
         loop = _loop(prepared, trainee, saver, position, stop, track)
         record.note(base=_describe(trainee), plan=_plan(loop))
         log.info(
-            f"{loop.plan.conversations_per_step} conversations a step, {loop.plan.steps_per_epoch} steps an epoch, "
-            f"{loop.total_steps} in all; {_processes(trainee)}"
+            f"{loop.plan.conversations_per_step} conversations a step, {loop.plan.steps_per_epoch} steps an "
+            f"epoch, {loop.total_steps} in all; {_processes(trainee)}"
         )
         if config.evaluation.compare_with_base and position.step == 0:
             record.note(before=_test(prepared, loop.scorer, None))
