@@ -31,8 +31,3 @@ def launched() -> bool:
 def restarted() -> bool:
     """True when torchrun started this process again after a failure."""
     return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
-
-
-def under_torchrun() -> bool:
-    """True where torchrun watches this process, and passes on the signals that its own terminal gets."""
-    return "TORCHELASTIC_RUN_ID" in os.environ
