@@ -5,6 +5,7 @@ Children use one thread: one that computes on two hangs where its parent has don
 
 import os
 import pickle
+import shutil
 import signal
 import socket
 import sys
@@ -53,6 +54,7 @@ class Ranks:
             if rank not in self._codes:
                 os.kill(self.pids[rank], signal.SIGKILL)
                 self._wait(rank, 10)
+        shutil.rmtree(self.folder)
 
     def kill(self, rank: int, number: int = signal.SIGKILL) -> None:
         os.kill(self.pids[rank], number)
