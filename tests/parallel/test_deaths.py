@@ -4,7 +4,6 @@ import errno
 import json
 import os
 import random
-import resource
 import shutil
 import signal
 import subprocess
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from finetune.folder import checkpoints, verify
 from tests.parallel.conftest import BACK_ENDS, STEPS
@@ -169,15 +169,30 @@ def wait_for(happened: Callable[[], bool], seconds: float = 60) -> None:
 
 
 def test_memory_that_runs_out_in_one_process_ends_all_and_is_told_there(
-    small: Path, ragged: Path, tmp_path: Path, configured: Callable[..., Path]
+    small: Path, ragged: Path, configured: Callable[..., Path]
 ) -> None:
-    config = configured("ddp", max_steps=100_000)
-    with Ranks(partial(train, ragged, small, config, None)) as ranks:
-        wait_for(lambda: "step " in ranks.said(0))
-        resource.prlimit(ranks.pids[1], resource.RLIMIT_AS, (1 << 20, resource.RLIM_INFINITY))
-        ended = ranks.join(SOON)
+    config = configured("ddp")
+    with Ranks(partial(train, ragged, small, config, None, want_too_much)) as ranks:
+        ended = ranks.join_like_a_launcher()
     assert ended[0].code == 9 and "another process of this run has ended" in ended[0].said
-    assert ended[1].code != 0
+    assert ended[1].code == 2 and "error: rank 1: out of memory computing" in ended[1].said
+    assert "train.jsonl:" in ended[1].said and "run.tokens_per_micro_batch" in ended[1].said
+
+
+def want_too_much() -> None:
+    """In the third forward of the second process, ask the allocator for what no machine has."""
+    from finetune import world
+    from finetune.model.head import SupervisedLoss
+
+    real, calls = SupervisedLoss.forward, []
+
+    def forward(self: SupervisedLoss, batch: object) -> object:
+        calls.append(batch)
+        if world.rank() == 1 and len(calls) == 3:
+            torch.empty(10**16)
+        return real(self, batch)
+
+    SupervisedLoss.forward = forward
 
 
 def test_a_mistake_in_the_data_is_told_once_and_ends_all(
@@ -199,9 +214,7 @@ def launched(small: Path, ragged: Path, tmp_path: Path, configured: Callable[...
     """Start `finetune train --nproc 2`, or another command before `train`; killed when the test ends."""
     started: list[subprocess.Popen[bytes]] = []
 
-    def launch(
-        *, before: tuple[str, ...] = (), resume: str = "yes", **arguments: Any
-    ) -> subprocess.Popen[bytes]:
+    def launch(*before: str, resume: str = "yes", **arguments: Any) -> subprocess.Popen[bytes]:
         config = configured("ddp", max_steps=100_000, save_steps=20, **arguments)
         nproc = () if before else ("--nproc", "2")
         start = before or (sys.executable,)
