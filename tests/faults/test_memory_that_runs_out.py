@@ -104,6 +104,17 @@ def test_a_run_that_fits_itself_to_memory_ends_as_if_its_batches_had_been_small_
     )
 
 
+def test_a_step_that_runs_out_of_memory_half_way_is_computed_anew_from_its_beginning(make: Make) -> None:
+    """What its first micro-batch had added to the gradient must not count twice."""
+    fits = make("fits", METHODS["lora"], tokens_per_micro_batch=BIG // 4, auto_fit=True)
+    second = at_call("finetune.train.parallel.replicated.Replicated", "accumulate", 2, run_out)
+    assert fits.start(prepare=second).wait() == 0, fits.log.read_text()[-3000:]
+    assert fits.log.read_text().count(f"auto_fit: {BIG // 8} tokens per micro-batch") == 1
+    small = make("small", METHODS["lora"], tokens_per_micro_batch=BIG // 8).finished()
+    ended, wanted = trained(fits), trained(small)
+    assert [name for name in wanted if not ended[name].equal(wanted[name])] == []
+
+
 def test_a_run_that_fits_itself_takes_the_steps_of_one_that_had_all_memory(make: Make) -> None:
     peft = {**METHODS["lora"], "lora_dropout": 0.0}
     fits = make("fits", peft, tokens_per_micro_batch=BIG, auto_fit=True)
