@@ -78,7 +78,7 @@ def train(
 
     Example: finetune train data_examples THUDM/glm-4-9b-chat-hf configs/lora.yaml
     """
-    from finetune.train.launch import launch
+    from finetune.train.launcher import launch
 
     print(launch(data_dir, model, config, resume, overrides or (), processes))
 
@@ -135,7 +135,7 @@ def rerun(
 
     Example: finetune rerun output output-again
     """
-    from finetune.train.launch import relaunch
+    from finetune.train.launcher import relaunch
 
     print(relaunch(output, new_output, processes))
 

@@ -6,6 +6,7 @@ processes and the layout change the speed, and the gradient not at all.
 """
 
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 
@@ -17,7 +18,6 @@ from finetune.data.plan import MicroBatch, Plan, Step
 from finetune.errors import MemoryExhaustedError, Preempted, TrainingError, some_of
 from finetune.model.batch import collate
 from finetune.train.checkpoint.rng import capture_rng, restore_rng
-from finetune.train.checkpoint.saver import Saver
 from finetune.train.fit import Fit
 from finetune.train.memory import memory_errors, peak_memory
 from finetune.train.monitor.monitor import Monitor
@@ -25,15 +25,12 @@ from finetune.train.parallel import group
 from finetune.train.parallel.back_end import Update
 from finetune.train.position import Position
 from finetune.train.proofs import check_first_gradients
+from finetune.train.saver import Saver
 from finetune.train.scoring import Scorer
 from finetune.train.signals import StopSignals
 from finetune.train.trainee import Trainee
 
 MOST_SKIPPED = 10
-
-_LESS_STATE = (
-    "set training_args.optim: adamw_8bit, or share it over processes with training_args.deepspeed or fsdp"
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +66,7 @@ class Loop:
         if self.position.step == 0:
             check_first_gradients(self.trainee.back_end.gradients())
         # Never repeated: where memory runs out here, a part of the weights may have been updated.
-        with memory_errors(f"updating the weights after step {step.index + 1}", _LESS_STATE):
+        with memory_errors(partial(self._told_of_update, step)):
             taken = self.trainee.back_end.update(
                 loss=mean, max_grad_norm=self.config.training_args.optimizer.max_grad_norm
             )
@@ -87,7 +84,7 @@ class Loop:
                 return self._compute(self.fit.packed(step))
             except MemoryExhaustedError as error:
                 self.fit.shrink(step, error)
-                self.trainee.back_end.discard()
+                self.trainee.optimizer.zero_grad(set_to_none=True)
                 restore_rng(drawn)
 
     def _compute(self, step: Step) -> float:
@@ -97,7 +94,7 @@ class Loop:
         loss = torch.zeros((), device=trainee.device)
         micro_batches = step.micro_batches(world.rank())
         for number, micro_batch in enumerate(micro_batches, start=1):
-            with memory_errors(*self._told(step, micro_batch)):
+            with memory_errors(partial(self._told, step, micro_batch)):
                 batch = collate([self.examples[i] for i in micro_batch]).to(trainee.device)
                 last = number == len(micro_batches)
                 loss += trainee.back_end.accumulate(batch, 1 / step.weight, last=last)
@@ -109,7 +106,8 @@ class Loop:
         origin = some_of(dict.fromkeys(self.examples.origin_of(i) for i in micro_batch))
         doing = f"computing {tokens} tokens of step {step.index + 1} at once ({origin})"
         if len(micro_batch) > 1:
-            fitting = "" if self.config.run.auto_fit else ", or run.auto_fit: true"
+            fits_itself = self.config.run.auto_fit or self.trainee.back_end.name != "one process"
+            fitting = "" if fits_itself else ", or run.auto_fit: true"
             return doing, f"set run.tokens_per_micro_batch: {max(1, tokens // 2)}{fitting}"
         recomputes, kind = self.config.training_args.placement.gradient_checkpointing, self.trainee.tuned.kind
         if not recomputes and kind != "prefix":  # a prefix gets no gradient through recomputed activations
@@ -117,6 +115,12 @@ class Loop:
         # Quantized weights cannot be trained themselves.
         less = "a peft_config" if kind == "full" else "model_config.quantization: nf4"
         return doing, f"set a smaller max_input_length, or {less}"
+
+    def _told_of_update(self, step: Step) -> tuple[str, str]:
+        doing = f"updating the weights after step {step.index + 1}"
+        if self.trainee.back_end.shares:  # an 8-bit optimizer is refused there
+            return doing, "share the optimizer over more processes, or tune an adapter"
+        return doing, "set training_args.optim: adamw_8bit, or share it over processes (deepspeed or fsdp)"
 
     def _advance(self, step: Step, loss: float, taken: Update) -> None:
         tokens = sum(int(self.examples.lengths[i]) for rank in step.ranks for batch in rank for i in batch)

@@ -1,7 +1,7 @@
 """When memory runs out: what was being computed, and the cheapest change that would let it fit."""
 
 import resource
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
@@ -10,13 +10,17 @@ from finetune.errors import MemoryExhaustedError
 
 
 @contextmanager
-def memory_errors(doing: str, advice: str) -> Iterator[None]:
-    """Turn what torch or Python says when memory runs out into a MemoryExhaustedError; the innermost speaks."""
+def memory_errors(tell: Callable[[], tuple[str, str]]) -> Iterator[None]:
+    """Turn what torch or Python says when memory runs out into a MemoryExhaustedError; the innermost speaks.
+
+    `tell` is asked then only: what was being done, and what would need less.
+    """
     try:
         yield
     except (RuntimeError, MemoryError) as error:
         if not isinstance(error, torch.OutOfMemoryError | MemoryError) and "allocate memory" not in str(error):
             raise
+        doing, advice = tell()
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise MemoryExhaustedError(f"out of memory {doing}; {advice} ({reason})") from error
 

@@ -20,9 +20,12 @@ def check_first_gradients(gradients: Iterable[tuple[str, torch.Tensor | None]]) 
     at zero. One that is not finite is the gate's to refuse: it knows the conversations, and `on_nonfinite`.
     Each process looks at its own part. Raises TrainingError naming the tensors.
     """
-    found = dict(gradients)
-    absent = {name for name, gradient in found.items() if gradient is None}
-    some = any(bool(gradient.any()) for gradient in found.values() if gradient is not None)
+    absent, some = set(), False
+    for name, gradient in gradients:  # one at a time: each may be put together for this look at it
+        if gradient is None:
+            absent.add(name)
+        elif not some:
+            some = bool(gradient.any())
     seen = group.gather((absent, some))
     if absent := set.union(*(names for names, _ in seen)):
         raise TrainingError(f"{some_of(sorted(absent))}: no gradient reached these trainable weights at step 1")

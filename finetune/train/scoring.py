@@ -51,7 +51,7 @@ class Scorer:
         """The mean cross-entropy over the supervised tokens of `examples`."""
         self.trainee.objective.eval()
         summed = 0.0
-        with memory_errors("evaluating the loss", _SMALLER):
+        with memory_errors(lambda: ("evaluating the loss", _SMALLER)):
             for micro_batch in self._share(examples):
                 batch = collate([examples[i] for i in micro_batch]).to(self.trainee.device)
                 summed += float(self.trainee.objective(batch))
@@ -64,7 +64,7 @@ class Scorer:
         lockstep = trainee.back_end.lockstep
         engine = HFEngine(trainee.tuned.model, self.template, device=trainee.device, lockstep=lockstep)
         batch_size = self.config.training_args.batches.per_device_eval_batch_size
-        with trainee.autocast(), memory_errors("generating answers", _SMALLER):
+        with trainee.autocast(), memory_errors(lambda: ("generating answers", _SMALLER)):
             return evaluate_under(
                 self.config,
                 SharedEngine(engine, lockstep=lockstep),

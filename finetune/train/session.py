@@ -14,7 +14,6 @@ from finetune.model.load import read_model_config
 from finetune.train.checkpoint.holder import check_parameters
 from finetune.train.checkpoint.rng import restore_rng, seed_apart
 from finetune.train.checkpoint.save import restore
-from finetune.train.checkpoint.saver import Saver
 from finetune.train.checkpoint.state import read_state
 from finetune.train.fit import Fit
 from finetune.train.loop import Loop
@@ -26,6 +25,7 @@ from finetune.train.position import Position
 from finetune.train.prepare import Prepared
 from finetune.train.proofs import check_frozen, fingerprint_frozen
 from finetune.train.record import RunRecord
+from finetune.train.saver import Saver
 from finetune.train.scoring import Scorer
 from finetune.train.signals import StopSignals
 from finetune.train.trainee import Trainee, make_trainee
@@ -40,9 +40,7 @@ def train_model(
     if config.training_args.saving.save_strategy == "no":
         log.warning("training_args.save_strategy: no: what is learnt is not kept when the run ends")
     device = group.join(config.training_args.placement)
-    with memory_errors(
-        "loading the model", "set model_config.quantization: nf4, or share it out with deepspeed"
-    ):
+    with memory_errors(lambda: ("loading the model", _smaller(config))):
         trainee = make_trainee(
             config, model, device, longest=_longest(prepared), total_steps=prepared.total_steps
         )
@@ -65,6 +63,13 @@ def train_model(
     _take_best(config, trainee, saver, output)
     record.note(result=_result(loop))
     record.note(result={"evaluation": _test(prepared, loop.scorer, output / PREDICTIONS_FILE)})
+
+
+def _smaller(config: Config) -> str:
+    """What would need less memory: quantized weights cannot be trained themselves."""
+    adapts = config.peft_config is not None or config.model.adapter is not None
+    less = "model_config.quantization: nf4" if adapts else "a peft_config"
+    return f"set {less}, or training_args.deepspeed"
 
 
 def _require_known_ids(prepared: Prepared, model: str) -> None:

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import torch
 from accelerate.utils import set_seed
-from torch import nn
 from torch.optim.lr_scheduler import LRScheduler
 
 from finetune import log
@@ -34,11 +33,6 @@ class Trainee:
     back_end: BackEnd
     device: torch.device
     layout: Layout
-
-    @property
-    def parameters(self) -> dict[str, nn.Parameter]:
-        """What learns, by name."""
-        return dict(self.tuned.trainable())
 
     def autocast(self) -> AbstractContextManager[object]:
         """The precision of forward passes that are not the objective's."""
@@ -84,7 +78,8 @@ def load_tuned(config: Config, model: str, device: torch.device, sharing: Sharin
         base = map_base(model, config.model)
     else:
         base = load_base(model, config.model, device=device, dtype=sharing.load_dtype())
-    wide = not sharing.weights  # whole and in float32 it would not fit
+    whole_model = config.peft_config is None and config.model.adapter is None
+    wide = not (sharing.weights or (sharing.kind == "zero" and whole_model))  # DeepSpeed widens what it keeps
     if config.model.adapter is not None:
         tuned = load_adapter(base, Path(config.model.adapter), trainable=True, wide=wide)
         sharing.refuse_adapter(tuned)

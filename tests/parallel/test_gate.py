@@ -1,5 +1,6 @@
 """Nothing that is not finite reaches the weights, whoever updates them, in whichever process it arose."""
 
+import json
 import math
 from collections.abc import Callable
 from functools import partial
@@ -50,22 +51,25 @@ def spoil_a_gradient(rank: int) -> None:
     SupervisedLoss.forward = forward
 
 
+@pytest.mark.parametrize("method", ["lora", "full"])
 @pytest.mark.parametrize("spoil", [spoil_the_loss, spoil_a_gradient])
 @pytest.mark.parametrize("back_end", [name for name in BACK_ENDS if name != "one process"])
 def test_a_step_that_is_not_finite_in_one_process_is_applied_in_none(
     back_end: str,
     spoil: Callable[[int], None],
+    method: str,
     small: Path,
     ragged: Path,
     tmp_path: Path,
     configured: Callable[..., Path],
 ) -> None:
-    options = {"max_steps": 4, "save_steps": 1, "save_total_limit": 9, "method": "full"}
+    options = {"max_steps": 4, "save_steps": 1, "save_total_limit": 9, "method": method}
     skipping = configured(back_end, "skip", run={"on_nonfinite": "skip"}, **options)
     with Ranks(partial(train, ragged, small, skipping, None, partial(spoil, 1))) as ranks:
         ended = ranks.join()
     assert [one.code for one in ended] == [0, 0], ended[0].said
     assert f"step {SPOILED}:" in ended[0].said and "train.jsonl:" in ended[0].said
+    assert json.loads((tmp_path / "skip" / "run.json").read_text())["result"]["skipped_steps"] == 1
     steps = [state_of(tmp_path / "skip" / f"checkpoint-{step}") for step in (2, 3, 4)]
     assert all(torch.equal(steps[0][name], steps[1][name]) for name in steps[0]), "the step was applied"
     assert all(tensor.isfinite().all() for tensor in steps[2].values())

@@ -1,7 +1,6 @@
 """What several processes do together, and what each must do by itself."""
 
 import json
-import math
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -12,13 +11,14 @@ import torch
 from safetensors.torch import load_file
 
 from finetune.config.arguments import Placement
-from finetune.data.plan import Step
+from finetune.errors import ConfigError
 from finetune.infer.engine import Completion, Sampling
-from finetune.train.loop import Loop
 from finetune.train.parallel import group
 from finetune.train.parallel.shared_engine import SharedEngine
-from tests.parallel.conftest import BACK_ENDS, Train, state_of
+from finetune.train.run import train
+from tests.parallel.conftest import BACK_ENDS, Train
 from tests.ranks import run_ranks
+from tests.train.conftest import LORA, Configure
 
 SHARED = [name for name in BACK_ENDS if name != "one process"]
 
@@ -33,38 +33,6 @@ def test_loss_and_norm_of_a_step_are_told_as_one_process_tells_them(train_on: Tr
     told = {name: steps_told(train_on(name, "lora", name, max_steps=3)) for name in BACK_ENDS}
     for back_end in SHARED:
         assert told[back_end] == [pytest.approx(step, rel=1e-4) for step in told["one process"]], back_end
-
-
-@pytest.mark.parametrize("back_end", SHARED)
-def test_a_step_that_is_not_finite_changes_neither_weights_nor_memory(
-    back_end: str, train_on: Train, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The second step has a loss of NaN and a sound gradient, the third a gradient of NaN and a sound loss."""
-    take = Loop._take
-
-    def spoilt(loop: Loop, step: Step) -> Any:
-        trained: Any = loop.trainee.back_end
-        with pytest.MonkeyPatch.context() as patch:
-            if step.index == 1:
-                update = trained.update
-                patch.setattr(
-                    trained,
-                    "update",
-                    lambda *, loss, max_grad_norm: update(loss=math.nan, max_grad_norm=max_grad_norm),
-                )
-            if step.index == 2:
-                accumulate = trained.accumulate
-                patch.setattr(
-                    trained, "accumulate", lambda batch, scale, *, last: accumulate(batch, math.nan, last=last)
-                )
-            return take(loop, step)
-
-    monkeypatch.setattr(Loop, "_take", spoilt)
-    output = train_on(back_end, "lora", "spoilt", max_steps=3, save_steps=1, run={"on_nonfinite": "skip"})
-    assert json.loads((output / "run.json").read_text())["result"]["skipped_steps"] == 2
-    first, last = (state_of(output / f"checkpoint-{step}") for step in (1, 3))
-    assert first.keys() == last.keys()
-    assert all(torch.equal(first[name], last[name]) for name in first)
 
 
 def test_each_process_draws_numbers_of_its_own(train_on: Train) -> None:
@@ -102,3 +70,11 @@ def test_every_prompt_is_answered_by_one_process_and_all_get_the_answer(lockstep
     each = -(-count // 2)
     assert len(first) == each and len(second) == (each if lockstep else count - each)
     assert sorted(first + second[: count - each]) == sorted(prompts)
+
+
+def test_a_single_process_that_offloads_cannot_begin_a_step_anew(
+    small: Path, data: Path, configure: Configure
+) -> None:
+    offload = {"zero_optimization": {"stage": 2, "offload_optimizer": {"device": "cpu"}}}
+    with pytest.raises(ConfigError, match=r"run\.auto_fit: DeepSpeed cannot begin a step anew"):
+        train(data, str(small), configure(LORA, deepspeed=offload), overrides=["run.auto_fit=true"])

@@ -1,5 +1,7 @@
 """A run proves that what shall learn does, and that what is frozen stays as it was to the bit."""
 
+import weakref
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -55,6 +57,22 @@ def test_gradients_that_are_all_zero_mean_that_nothing_is_learnt(small: Path) ->
         parameter.grad = torch.zeros_like(parameter)
     with pytest.raises(TrainingError, match="nothing would be learnt"):
         check_first_gradients(gradients(tuned))
+
+
+def test_gradients_are_looked_at_one_at_a_time() -> None:
+    """Each may have been put together from all processes for it: together they are as large as the model."""
+    alive: list[weakref.ref[torch.Tensor]] = []
+
+    def one_after_the_other() -> Iterator[tuple[str, torch.Tensor | None]]:
+        for number in range(4):
+            assert sum(gradient() is not None for gradient in alive) <= 1
+            gradient = torch.full((3,), float(number))
+            alive.append(weakref.ref(gradient))
+            yield str(number), gradient
+            del gradient
+
+    check_first_gradients(one_after_the_other())
+    assert len(alive) == 4
 
 
 def test_frozen_weights_that_stayed_pass(tuned: Tuned) -> None:

@@ -31,7 +31,7 @@ class Holder(Protocol):
         ...
 
     def write(self, values: Mapping[str, Tensor]) -> None:
-        """Put whole values into all parameters; every process is given all of them."""
+        """Put whole values into parameters, by name; every process is given the same."""
         ...
 
     def write_memory(self, saved: OptimizerState) -> None:
@@ -61,8 +61,8 @@ class WholeHolder:
 
     @torch.no_grad()
     def write(self, values: Mapping[str, Tensor]) -> None:
-        for name, parameter in self._parameters.items():
-            parameter.copy_(values[name])
+        for name, value in values.items():
+            self._parameters[name].copy_(value)
 
     def write_memory(self, saved: OptimizerState) -> None:
         """Each tensor in the dtype it was saved in.

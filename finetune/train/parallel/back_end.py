@@ -62,10 +62,6 @@ class BackEnd(Protocol):
         """Take the step if loss and gradient are finite; clear the gradients either way."""
         ...
 
-    def discard(self) -> None:
-        """Forget the gradients of a step that was not finished."""
-        ...
-
     def gradients(self) -> Iterator[tuple[str, Tensor | None]]:
         """Of each trainable parameter what this process has of its gradient, before `update`."""
         ...
@@ -88,7 +84,7 @@ def apply_if_finite(
     """
     gradients = [p.grad for p in parameters if p.grad is not None]
     norm = torch.nn.utils.get_total_norm(gradients)
-    grad_norm = float(put_together_norm(norm))
+    grad_norm = float(_whole(norm))
     applied = math.isfinite(loss) and math.isfinite(grad_norm)
     if applied:
         if max_grad_norm > 0:
@@ -98,7 +94,7 @@ def apply_if_finite(
     return Update(grad_norm, applied)
 
 
-def put_together_norm(norm: Tensor) -> Tensor:
+def _whole(norm: Tensor) -> Tensor:
     """A norm over shares is itself in shares until it is asked for."""
     from torch.distributed.tensor import DTensor
 

@@ -64,9 +64,6 @@ class FullySharded:
         parameters = list(self._parameters.values())
         return apply_if_finite(parameters, self._optimizer, loss=loss, max_grad_norm=max_grad_norm)
 
-    def discard(self) -> None:
-        self._optimizer.zero_grad(set_to_none=True)
-
     def gradients(self) -> Iterator[tuple[str, Tensor | None]]:
         for name, parameter in self._parameters.items():
             yield name, None if parameter.grad is None else _local(parameter.grad)
@@ -97,8 +94,9 @@ class _ShareHolder:
 
     @torch.no_grad()
     def write(self, values: Mapping[str, Tensor]) -> None:
-        for name, parameter in self._parameters.items():
-            _local(parameter).copy_(_local(_distribute(values[name], parameter)))
+        for name, value in values.items():
+            parameter = self._parameters[name]
+            _local(parameter).copy_(_local(_distribute(value, parameter)))
 
     def write_memory(self, saved: OptimizerState) -> None:
         apply_groups(saved, self._optimizer, self._parameters)

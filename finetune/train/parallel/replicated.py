@@ -45,9 +45,6 @@ class Replicated:
         parameters = list(self._parameters.values())
         return apply_if_finite(parameters, self._optimizer, loss=loss, max_grad_norm=max_grad_norm)
 
-    def discard(self) -> None:
-        self._optimizer.zero_grad(set_to_none=True)
-
     def gradients(self) -> Iterator[tuple[str, Tensor | None]]:
         return ((name, parameter.grad) for name, parameter in self._parameters.items())
 

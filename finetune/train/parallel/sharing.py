@@ -51,6 +51,8 @@ class Sharing:
             if made.stage == 0 or (alone and not made.offloads):
                 log.info("deepspeed: there is nothing to share here; training without it, to the same numbers")
                 return cls(config, "replicated", dtype, {})
+            if config.run.auto_fit:
+                raise ConfigError("run.auto_fit: DeepSpeed cannot begin a step anew; remove it")
             for notice in made.notices:
                 log.info(notice)
             return cls(config, "zero", dtype, made.content)

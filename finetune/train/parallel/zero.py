@@ -78,12 +78,13 @@ class Zero:
         self.stage = int(content["zero_optimization"]["stage"])
         self.name = f"zero-{self.stage}"
         groups = describe_groups(optimizer, parameters)
-        precise = {} if self.stage == 3 else {n: p.detach().float().clone() for n, p in parameters.items()}
+        # An adapter of float32 on a base of bfloat16: the engine would begin from what it rounds.
+        rounds = content["bf16"]["enabled"] and self.stage < 3
+        precise = {n: p.detach().clone() for n, p in parameters.items() if rounds and p.dtype == torch.float32}
         self._engine, *_ = deepspeed.initialize(model=objective, optimizer=optimizer, config=dict(content))
         self.holder = _ZeroHolder(self._engine, parameters, groups, self.stage)
         self._parameters = parameters
-        if precise:  # the engine began from what it had rounded to its own precision
-            self.holder.write(precise)
+        self.holder.write(precise)
 
     def accumulate(self, batch: Batch, scale: float, *, last: bool) -> Tensor:
         self._engine.set_gradient_accumulation_boundary(last)
@@ -100,9 +101,6 @@ class Zero:
         grad_norm = float(self._engine.get_global_grad_norm())
         return Update(grad_norm, applied)
 
-    def discard(self) -> None:
-        raise NotImplementedError("a step that ZeRO has begun cannot be repeated")
-
     def gradients(self) -> Iterator[tuple[str, Tensor | None]]:
         from deepspeed.utils import safe_get_full_grad
 
@@ -118,12 +116,11 @@ class Zero:
         return Parts(shape_of(parameter), parameter.dtype, lambda: _gathered(parameter))
 
     def _refuse_gradients(self) -> None:
-        """A gradient of NaN, which the engine does not apply."""
+        """One NaN is enough: the engine looks at the norm of all gradients together."""
         from deepspeed.utils import safe_set_full_grad
 
-        for parameter in self._parameters.values():
-            refused = torch.full(shape_of(parameter), math.nan, device=parameter.device)
-            safe_set_full_grad(parameter, refused)
+        parameter = next(iter(self._parameters.values()))
+        safe_set_full_grad(parameter, torch.full(shape_of(parameter), math.nan, device=parameter.device))
 
 
 class _ZeroHolder:
@@ -143,7 +140,8 @@ class _ZeroHolder:
     def parameters(self) -> Mapping[str, Tensor | Parts]:
         from deepspeed.utils import safe_get_full_fp32_param
 
-        return {name: self._part(p, lambda p=p: safe_get_full_fp32_param(p)) for name, p in self._named()}
+        named = self._parameters.items()
+        return {name: self._part(p, lambda p=p: safe_get_full_fp32_param(p)) for name, p in named}
 
     def memory(self) -> OptimizerState:
         from deepspeed.utils import safe_get_full_optimizer_state
@@ -154,7 +152,7 @@ class _ZeroHolder:
         groups = [{**s, "parameters": n} for s, n in zip(settings, names, strict=True)]
         state = OptimizerState({}, {name: {} for name in self._parameters}, groups)
         steps, keys = self._steps(), self._keys()
-        for name, p in self._named():
+        for name, p in self._parameters.items():
             state.tensors[name] = {} if steps is None else {"step": steps.clone()}
             for key in keys:
                 state.tensors[name][key] = self._part(
@@ -167,8 +165,9 @@ class _ZeroHolder:
         from deepspeed.runtime.zero import GatheredParameters
         from deepspeed.utils import safe_set_full_fp32_param
 
-        for name, parameter in self._named():
-            value = values[name].to(parameter.device)
+        for name, whole in values.items():
+            parameter = self._parameters[name]
+            value = whole.to(parameter.device)
             safe_set_full_fp32_param(parameter, value.float())
             if self._stage < 3:
                 parameter.copy_(value)
@@ -187,7 +186,7 @@ class _ZeroHolder:
         if not some:
             return
         self._make_memory(some)
-        for name, parameter in self._named():
+        for name, parameter in self._parameters.items():
             for key, stored in saved.tensors[name].items():
                 if key != "step":
                     safe_set_full_optimizer_state(parameter, put_together(stored).to(parameter.device), key)
@@ -209,9 +208,6 @@ class _ZeroHolder:
         if self._stage < 3:
             self._engine.optimizer._hp_optimizer_states_linked = False
             self._engine.optimizer._lazy_init_hp_params_optimizer_state()
-
-    def _named(self) -> Iterator[tuple[str, nn.Parameter]]:
-        return iter(self._parameters.items())
 
     def _part(self, parameter: nn.Parameter, gather: Any) -> Parts:
         return Parts(shape_of(parameter), torch.float32, lambda: gather().detach().cpu())

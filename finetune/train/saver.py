@@ -12,11 +12,11 @@ from finetune.chat.template import ChatTemplate
 from finetune.config.arguments import Saving
 from finetune.errors import ConfigError
 from finetune.train.checkpoint.identity import Identity
-from finetune.train.checkpoint.model_files import ModelFiles, model_files
 from finetune.train.checkpoint.rng import capture_rng
 from finetune.train.checkpoint.save import save_checkpoint, snapshot
 from finetune.train.checkpoint.state import Best, TrainState, finish
 from finetune.train.parallel import group
+from finetune.train.parallel.model_files import ModelFiles, model_files
 from finetune.train.position import Position
 from finetune.train.trainee import Trainee
 

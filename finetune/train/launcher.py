@@ -55,6 +55,7 @@ def launch(
     count = count_processes(asked, processes)
     if count == 1:
         return run(asked, data_dir, model, resume)
+    log.set_level(asked.training_args.logging.log_level)
     words = [str(data_dir), model, str(config), *(() if resume is None else (resume,))]
     options = [word for override in overrides for word in ("--set", override)]
     output = Path(asked.training_args.saving.output_dir)

@@ -35,7 +35,8 @@ def model_files(tuned: Tuned, back_end: BackEnd) -> ModelFiles:
     if tuned.kind == "adapter":
         return _SharedAdapter(tuned, trainable)
     everything = dict(tuned.model.named_parameters())  # a tied weight once
-    buffers = {name: b for name, b in tuned.model.named_buffers() if name in tuned.model.state_dict()}
+    saved = tuned.model.state_dict().keys()
+    buffers = {name: buffer for name, buffer in tuned.model.named_buffers() if name in saved}
     frozen = {name: back_end.whole(p) for name, p in everything.items() if name not in trainable}
     return _SharedModel(tuned, {**trainable, **frozen, **buffers})
 

@@ -7,7 +7,7 @@ import pytest
 from finetune.config.load import load_config
 from finetune.config.schema import Config
 from finetune.errors import ConfigError
-from finetune.train.launch import count_processes, visible_gpus
+from finetune.train.launcher import count_processes, visible_gpus
 from tests.train.conftest import LORA, Configure
 
 
@@ -48,7 +48,7 @@ def test_nothing_is_started_where_a_launcher_has_started_us(
 def test_odd_names_reach_the_processes_as_they_are(
     folder: str, small: Path, data: Path, tmp_path: Path, configure: Configure
 ) -> None:
-    from finetune.train.launch import launch
+    from finetune.train.launcher import launch
 
     odd = tmp_path / folder
     data.rename(odd)
