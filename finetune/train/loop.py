@@ -5,6 +5,7 @@ tokens divided by the weight of the whole step, and one update follows. So the t
 processes and the layout change the speed, and the gradient not at all.
 """
 
+import gc
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -84,8 +85,10 @@ class Loop:
                 return self._compute(self.fit.packed(step))
             except MemoryExhaustedError as error:
                 self.fit.shrink(step, error)
-                self.trainee.optimizer.zero_grad(set_to_none=True)
-                restore_rng(drawn)
+            # Only behind the block, and swept up, does the error let go of the tensors of the attempt.
+            gc.collect()
+            self.trainee.optimizer.zero_grad(set_to_none=True)
+            restore_rng(drawn)
 
     def _compute(self, step: Step) -> float:
         """This process's part of the summed loss; its gradient is left where `update` finds it."""

@@ -337,7 +337,7 @@ STEPS = (
         "retry-draws-on",
         "a step that is computed anew in smaller micro-batches draws other dropout",
         "finetune/train/loop.py",
-        "                restore_rng(drawn)\n",
+        "            restore_rng(drawn)\n",
         "",
         (
             "tests/faults/test_memory_that_runs_out.py::"
@@ -348,7 +348,7 @@ STEPS = (
         "half-a-step-kept",
         "a step that is computed anew keeps the gradient of the first attempt",
         "finetune/train/loop.py",
-        "                self.trainee.optimizer.zero_grad(set_to_none=True)\n",
+        "            self.trainee.optimizer.zero_grad(set_to_none=True)\n",
         "",
         (
             "tests/faults/test_memory_that_runs_out.py::"

@@ -5,6 +5,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,9 @@ from finetune.errors import (
     ResumeMismatchError,
     TrainingError,
 )
+from finetune.model.batch import Batch
+from finetune.model.head import SupervisedLoss
+from finetune.train.checkpoint.rng import restore_rng
 from finetune.train.loop import Loop
 from finetune.train.run import rerun, train
 from tests.train.conftest import LORA, PREFIX, Configure
@@ -301,3 +305,26 @@ def test_a_run_that_keeps_nothing_says_so_before_it_trains(
     assert not list(output.glob("checkpoint-*"))
     said = capsys.readouterr().err
     assert said.index("what is learnt is not kept") < said.index("step 1/1")
+
+
+def test_a_failed_attempt_lets_go_of_its_tensors_before_the_next_one(
+    small: Path, data: Path, configure: Configure, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They hang on the error, through its traceback: kept, they fill the memory that the next one needs."""
+    forward, attempts, held = SupervisedLoss.forward, [], []
+
+    def short_of_memory(self: SupervisedLoss, batch: Batch) -> torch.Tensor:
+        if not attempts:
+            activations = torch.zeros(1000)
+            attempts.append(weakref.ref(activations))
+            torch.empty(10**16)
+        return forward(self, batch)
+
+    def begin_anew(drawn: Any) -> bool:
+        held.append(attempts[0]() is not None)
+        return restore_rng(drawn)
+
+    monkeypatch.setattr(SupervisedLoss, "forward", short_of_memory)
+    monkeypatch.setattr("finetune.train.loop.restore_rng", begin_anew)
+    train(data, str(small), configure(LORA, max_steps=1), overrides=["run.auto_fit=true"])
+    assert held == [False]
