@@ -1,9 +1,9 @@
 """Cross-entropy and its gradient in one pass, without a copy of the logits in float32.
 
-The loss is a sum, so its gradient is known but for one factor as soon as the logits are: it takes their place in
-memory, and where the output layer is at hand, logits are only ever there for some rows at a time.
+The loss is a sum, so its gradient is known but for one factor as soon as the logits are: it takes their place
+in memory, and where the output layer is at hand, logits are only ever there for some rows at a time.
 
-    hidden (K, H) --chunk--> logits (k, V) --block--> float32 (few, V) --> slope, in place --> slope @ weight (k, H)
+    hidden (K, H) --chunk--> logits (k, V) --block--> float32 (few, V) --> slope, in place --> (k, H)
 
 Softmax and sums are float32, products are in the dtype of the logits.
 """

@@ -70,7 +70,7 @@ class SupervisedLoss(nn.Module):
         return torch.autocast(device.type, dtype=self.autocast_dtype)
 
     def _direct_loss(self, batch: Batch, smoothing: float) -> Tensor:
-        """The loss in the place of the logits: what hooks on the model's parts and results do, they still do."""
+        """The loss in the place of the logits: hooks on the model's parts and results work as ever."""
         hidden: list[Tensor] = []
 
         def take(head: nn.Module, inputs: tuple[Tensor]) -> tuple[Tensor]:
@@ -133,9 +133,9 @@ class SupervisedLoss(nn.Module):
 
 @torch.no_grad()
 def is_direct(objective: SupervisedLoss, device: torch.device) -> bool:
-    """Whether the model's logits are its output layer's product and nothing more: no bias, adapter, cap or scale.
+    """Whether the logits are the output layer's product and nothing more: no bias, adapter, cap or scale.
 
-    Compares the two on two tokens. An output layer whose shares are gathered by hooks of its own may be frozen only:
+    Compares the two on two tokens. An output layer whose shares are gathered by hooks of its own must be frozen:
     its gradient would go past them.
     """
     head = objective.model.get_output_embeddings()

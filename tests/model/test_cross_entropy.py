@@ -1,4 +1,4 @@
-"""Loss and gradient in one pass are torch's own, whatever the chunks, for the logits and for the output layer."""
+"""Loss and gradient in one pass are torch's own, whatever the chunks."""
 
 import pytest
 import torch
