@@ -135,8 +135,8 @@ class SupervisedLoss(nn.Module):
 def is_direct(objective: SupervisedLoss, device: torch.device) -> bool:
     """Whether the logits are the output layer's product and nothing more: no bias, adapter, cap or scale.
 
-    Compares the two on two tokens. An output layer whose shares are gathered by hooks of its own must be frozen:
-    its gradient would go past them.
+    Compares the two on two tokens. An output layer whose shares are gathered by hooks of its own must
+    be frozen: its gradient would go past them.
     """
     head = objective.model.get_output_embeddings()
     if type(head) is not nn.Linear or head.bias is not None:

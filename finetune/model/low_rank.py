@@ -1,8 +1,8 @@
 """LoRA (arXiv:2106.09685) on a linear layer as one function: y = x Wᵀ + s · (x Aᵀ) Bᵀ.
 
-Products are in the dtype of x and W; peft's own widens x to the dtype of A, and makes and adds two results of the
-size of y. What is kept for the backward pass is x, which the layer's neighbours keep anyhow, and r values a
-token. Products with the low side come as (r, T): in that order they are fastest on CPUs.
+Products are in the dtype of x and W; peft's own widens x to the dtype of A, and makes and adds two results of
+the size of y. What is kept for the backward pass is x, which the layer's neighbours keep anyhow, and r values
+a token. Products with the low side come as (r, T): in that order they are fastest on CPUs.
 """
 
 from typing import Any
@@ -50,7 +50,7 @@ def low_rank_linear(
     high: Tensor,
     scaling: float,
 ) -> Tensor:
-    """x (…, in) to (…, out): the layer with `weight` (out, in), beside it A `low` (r, in) and B `high` (out, r).
+    """x (…, in) to (…, out): the layer of `weight` (out, in), beside it A `low` (r, in) and B `high` (out, r).
 
     dropped: x as the adapter sees it; x itself where there is no dropout. Weight and bias are frozen.
     """
@@ -97,4 +97,3 @@ class _LowRankLinear(torch.autograd.Function):
         if ctx.apart and ctx.needs_input_grad[1]:
             of_dropped = (inner_slope.t() @ narrow).view(shape)
         return of_x, of_dropped, None, None, of_low, of_high, None
-
