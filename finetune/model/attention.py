@@ -14,6 +14,8 @@ import torch
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface, AttentionMaskInterface, PretrainedConfig, PreTrainedModel
 
+from finetune.model.blockwise import LONGEST, blockwise_attention
+
 Layout = Literal["flat", "single"]
 
 FLAT = "finetune_flat"
@@ -46,7 +48,11 @@ def flat_attention(
     """
     if borders is None or attention_mask is not None:
         raise RuntimeError("flat attention needs the borders of the conversations, and takes no mask")
-    _refuse_unsupported(arguments, longest=max(b - a for a, b in pairwise(borders)))
+    longest = max(b - a for a, b in pairwise(borders))
+    _refuse_unsupported(arguments, longest)
+    if query.device.type == "cpu" and query.dtype == torch.bfloat16 and longest <= LONGEST and not dropout:
+        scaling = query.shape[3] ** -0.5 if scaling is None else scaling
+        return blockwise_attention(query, key, value, borders, scaling), None
     prefix = key.shape[2] - query.shape[2]
     rows = [
         _attend(query, key, value, start, stop, prefix, scaling, dropout) for start, stop in pairwise(borders)

@@ -6,7 +6,7 @@ rest. Where nothing stands between it and the loss, logits are only ever there f
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -78,7 +78,8 @@ class SupervisedLoss(nn.Module):
             return (inputs[0][:, :0],)
 
         def lose(head: nn.Module, inputs: tuple[Tensor], no_logits: Tensor) -> Tensor:
-            return projected_cross_entropy(hidden[0], head.weight, batch.targets, smoothing).view(1, 1)
+            weight = cast(nn.Linear, head).weight
+            return projected_cross_entropy(hidden[0], weight, batch.targets, smoothing).view(1, 1)
 
         head = self.model.get_output_embeddings()
         hooks = (head.register_forward_pre_hook(take), head.register_forward_hook(lose, prepend=True))

@@ -5,11 +5,11 @@ the size of y. What is kept for the backward pass is x, which the layer's neighb
 a token. Products with the low side come as (r, T): in that order they are fastest on CPUs.
 """
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from peft.tuners.lora import Linear
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import linear
 
@@ -21,10 +21,14 @@ class LowRankLinear(Linear):
         adapter = self._plain_adapter(x)
         if adapter is None or args or kwargs:
             return super().forward(x, *args, **kwargs)
-        base = self.get_base_layer()
+        base, low, high = (cast(nn.Linear, layer) for layer in self._layers(adapter))
         dropped = self.lora_dropout[adapter](x)
-        low, high = self.lora_A[adapter].weight, self.lora_B[adapter].weight
-        return low_rank_linear(x, dropped, base.weight, base.bias, low, high, self.scaling[adapter])
+        return low_rank_linear(
+            x, dropped, base.weight, base.bias, low.weight, high.weight, self.scaling[adapter]
+        )
+
+    def _layers(self, adapter: str) -> tuple[nn.Module, nn.Module, nn.Module]:
+        return self.get_base_layer(), self.lora_A[adapter], self.lora_B[adapter]
 
     def _plain_adapter(self, x: Tensor) -> str | None:
         """The one adapter that is on and is plain LoRA; None: peft's own forward must do it."""
