@@ -12,6 +12,8 @@ from finetune.model.tuning import Tuned
 
 # Of the length of a position's logits. Rounding stays below; a leak, a forgotten prefix or a window is above.
 _TOLERANCE = {torch.float32: 5e-3, torch.bfloat16: 1e-1, torch.float16: 2e-2}
+_LONGEST = 192
+"""Tokens of the longer conversation that is compared: some blocks of attention. Windows are known without it."""
 _COMPARED = 16
 """Positions at the end of each conversation: the logits of all would fill the memory."""
 
@@ -64,7 +66,7 @@ def _flat_against_stock(tuned: Tuned, longest: int, device: torch.device) -> flo
     Logits, because a mean loss hides the whole of the second conversation behind the first.
     """
     vocabulary = tuned.base.config.get_text_config().vocab_size
-    examples = [_made_up(length, vocabulary) for length in (max(8, min(longest, 512)), 7)]
+    examples = [_made_up(length, vocabulary) for length in (max(8, min(longest, _LONGEST)), 7)]
     flat = _logits(tuned, "flat", [examples], device)
     single = _logits(tuned, "single", [[example] for example in examples], device)
     smallest = torch.finfo(torch.float32).tiny
