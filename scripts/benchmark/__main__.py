@@ -12,7 +12,9 @@ from pathlib import Path
 import torch
 
 from scripts.benchmark.checks import check_all
+from scripts.benchmark.generation import measure
 from scripts.benchmark.harness import Outcome, in_turns
+from scripts.benchmark.ladder import rungs
 from scripts.benchmark.limit import flops, peak
 from scripts.benchmark.options import parse
 from scripts.benchmark.table import Line, as_markdown, as_plain, summarise
@@ -39,12 +41,15 @@ def main(arguments: list[str] | None = None) -> None:
         os.environ |= _environment(asked, folder)
         work = make_work(_wanted(asked), folder)
         print(_describe(asked, work), flush=True)
-        _compare(asked, work)
+        if asked.generate:
+            print("\n".join(measure(work, asked.rounds)))
+        else:
+            _compare(asked, work)
 
 
 def _compare(asked: Namespace, work: Work) -> None:
-    peers = _peers(asked)
-    tools: list[Tool | Ours] = [Ours(), *peers]
+    peers = [] if asked.ladder else _peers(asked)
+    tools: list[Tool | Ours] = list(rungs()) if asked.ladder else [Ours(), *peers]
     agreements = {} if asked.no_check else check_all(peers, work)
     before = _peak(work)
     outcomes = list(_told(in_turns(tools, work, asked.rounds)))

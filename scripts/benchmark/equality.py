@@ -59,9 +59,12 @@ def compare(work: Work, output: Path, their_loss: float) -> Agreement:
 
 def conversations(batch: Mapping[str, torch.Tensor]) -> Iterator[Example]:
     """The conversations in a batch, padded (by its mask) or packed (a new one where positions begin anew)."""
+    # Where only the last logits are asked for, the labels in front of them are cut off.
+    missing = batch["input_ids"].shape[1] - batch["labels"].shape[1]
+    wide = torch.nn.functional.pad(batch["labels"], (missing, 0), value=-100)
     for row in range(len(batch["input_ids"])):
         keep = batch["attention_mask"][row].bool() if "attention_mask" in batch else slice(None)
-        ids, labels = batch["input_ids"][row][keep], batch["labels"][row][keep]
+        ids, labels = batch["input_ids"][row][keep], wide[row][keep]
         starts = [0]
         if "position_ids" in batch and "attention_mask" not in batch:
             starts = (batch["position_ids"][row] == 0).nonzero().flatten().tolist()

@@ -3,6 +3,7 @@
 import statistics
 import time
 from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 import torch
 
@@ -44,7 +45,7 @@ def _products(shape: Shape, tokens: int, supervised: int) -> Iterator[tuple[int,
 
 def _time(rows: int, inputs: int, outputs: int, device: str) -> float:
     """Seconds of a product and of its input's gradient."""
-    made = {"dtype": torch.bfloat16, "device": device}
+    made: dict[str, Any] = {"dtype": torch.bfloat16, "device": device}
     given, weight = torch.randn(rows, inputs, **made), torch.randn(outputs, inputs, **made)
     gradient = torch.randn(rows, outputs, **made)
     forward = _median(lambda: torch.nn.functional.linear(given, weight), device)

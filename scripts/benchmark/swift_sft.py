@@ -24,7 +24,7 @@ def _arguments(job: Job) -> dict[str, Any]:
     needed: dict[str, Any] = {
         "model": job.model,
         "model_type": "glm4",
-        "template": "glm4",
+        "template": "chatglm4",  # as glm4, but for [gMASK]<sop>, which the tokenizer adds
         "adapters": [job.adapter],
         "dataset": [job.messages],
         "split_dataset_ratio": 0.0,

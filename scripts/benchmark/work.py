@@ -1,6 +1,7 @@
 """One folder that holds all the tools read: model, adapter, conversations as rows and as messages, our YAML."""
 
 import json
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -78,6 +79,8 @@ class Wanted:
 
 def make_work(wanted: Wanted, folder: Path) -> Work:
     """Write everything into `folder`. Our plan chooses the conversations of every step, and their order."""
+    for made_before in ("runs", "checks"):
+        shutil.rmtree(folder / made_before, ignore_errors=True)
     data = wanted.data or write_corpus(folder / "made-up.jsonl", _enough(wanted), _lengths(wanted))
     tokenizer = train_tokenizer(_texts(data), min(_TOKENIZER_WORDS, wanted.shape.vocab))
     model = write_model(folder / "model", tokenizer, wanted.shape, torch.bfloat16)

@@ -1,0 +1,139 @@
+"""Answers: our engine against the plain loop over transformers' `generate`, each in a process of its own.
+
+python -m scripts.benchmark.generation ours|plain REQUEST
+"""
+
+import json
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from scripts.benchmark.work import Work
+
+PROMPTS = 32
+_NEW_TOKENS = 64
+_BATCH = 4
+_OUR_BATCH = 16
+"""Of `finetune eval` as a user may set it: sorted by length, a larger batch costs no padding."""
+
+Ids = list[list[int]]
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What both are asked; `prompts` in the order of the file."""
+
+    model: str
+    adapter: str
+    prompts: Ids
+    new_tokens: int
+    stop_ids: list[int]
+    pad_id: int
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """How fast, and what."""
+
+    tokens_per_second: float
+    answers: Ids
+
+
+def measure(work: Work, rounds: int) -> list[str]:
+    """Both in turns; the lines to print."""
+    path = work.folder / "request.json"
+    path.write_text(json.dumps(asdict(_request(work))))
+    pairs = [(_answered("ours", path), _answered("plain", path)) for _ in range(rounds)]
+    ours, plain = pairs[0]
+    same = sum(a == b for a, b in zip(ours.answers, plain.answers, strict=True))
+    speeds = [statistics.median(one.tokens_per_second for one in column) for column in zip(*pairs, strict=True)]
+    ratio = statistics.median(a.tokens_per_second / b.tokens_per_second for a, b in pairs)
+    return [
+        f"generation: {len(ours.answers)} prompts, at most {_NEW_TOKENS} new tokens, greedy",
+        f"  ours, batch {_OUR_BATCH}: {speeds[0]:,.1f} new tokens/s",
+        f"  transformers' generate, batch {_BATCH}, in file order: {speeds[1]:,.1f} new tokens/s",
+        f"  ours ÷ it: {ratio:.2f}; {same} answers are the same, token by token (bfloat16 rounds)",
+    ]
+
+
+def _request(work: Work) -> Request:
+    """The prompts of the work's first conversations: what stands before the first supervised token."""
+    from finetune.chat.load import load_template
+
+    template = load_template(str(work.model))
+    rows = [json.loads(line) for line in work.rows.read_text().splitlines()[:PROMPTS]]
+    prompts = [row["input_ids"][: next(i for i, t in enumerate(row["labels"]) if t != -100)] for row in rows]
+    return Request(
+        str(work.model),
+        str(work.adapter),
+        prompts,
+        _NEW_TOKENS,
+        list(template.stop_ids),
+        template.pad_id,
+    )
+
+
+def _answered(who: str, request: Path) -> Answered:
+    command = [sys.executable, "-m", __spec__.name, who, str(request)]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    return Answered(**json.loads(done.stdout.splitlines()[-1]))
+
+
+def ours(request: Request) -> Callable[[], Ids]:
+    """The engine of `finetune eval` and `finetune generate`."""
+    from finetune.infer.engine import Sampling
+    from finetune.infer.load import load_engine
+
+    engine = load_engine(request.adapter)
+    sampling = Sampling(max_new_tokens=request.new_tokens)
+    return lambda: [one.ids for one in engine.generate(request.prompts, sampling, batch_size=_OUR_BATCH)]
+
+
+def plain(request: Request) -> Callable[[], Ids]:
+    """What upstream does: the rows in order, padded on the left, the adapter beside its base."""
+    import torch
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    base: Any = AutoModelForCausalLM.from_pretrained(request.model, dtype="auto")
+    base = base.to("cuda" if torch.cuda.is_available() else "cpu")
+    model: Any = PeftModel.from_pretrained(base, request.adapter).eval()
+    options = {"max_new_tokens": request.new_tokens, "do_sample": False}
+    special = {"eos_token_id": request.stop_ids, "pad_token_id": request.pad_id}
+
+    def batch(prompts: Ids) -> Ids:
+        widest = max(map(len, prompts))
+        ids = [[request.pad_id] * (widest - len(prompt)) + prompt for prompt in prompts]
+        mask = [[0] * (widest - len(prompt)) + [1] * len(prompt) for prompt in prompts]
+        given = {"input_ids": torch.tensor(ids), "attention_mask": torch.tensor(mask)}
+        moved = {name: tensor.to(base.device) for name, tensor in given.items()}
+        rows = model.generate(**moved, **options, **special)[:, widest:].tolist()
+        return [_cut(row, request.stop_ids) for row in rows]
+
+    batches = [request.prompts[start : start + _BATCH] for start in range(0, len(request.prompts), _BATCH)]
+    return lambda: [row for prompts in batches for row in batch(prompts)]
+
+
+def _cut(row: list[int], stop_ids: list[int]) -> list[int]:
+    """Up to and with the first stop: what follows is padding."""
+    stops = (place for place, token in enumerate(row) if token in stop_ids)
+    return row[: next(stops, len(row)) + 1]
+
+
+def main() -> None:
+    who, path = sys.argv[1:]
+    request = Request(**json.loads(Path(path).read_text()))
+    answer = {"ours": ours, "plain": plain}[who](request)
+    began = time.perf_counter()
+    answers = answer()
+    seconds = time.perf_counter() - began
+    print(json.dumps(asdict(Answered(sum(map(len, answers)) / seconds, answers))))
+
+
+if __name__ == "__main__":
+    main()
