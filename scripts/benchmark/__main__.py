@@ -4,7 +4,7 @@ import json
 import os
 import tempfile
 from argparse import Namespace
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,13 +13,13 @@ import torch
 
 from scripts.benchmark.checks import check_all
 from scripts.benchmark.generation import measure
-from scripts.benchmark.harness import Outcome, in_turns
+from scripts.benchmark.harness import FailedRunError, Outcome, in_turns
 from scripts.benchmark.ladder import rungs
 from scripts.benchmark.limit import flops, peak
 from scripts.benchmark.options import parse
-from scripts.benchmark.table import Line, as_markdown, as_plain, summarise
-from scripts.benchmark.tools import TRAINER, TRL, TRL_PACKED, Ours, Tool, llamafactory, swift
-from scripts.benchmark.work import Wanted, Work, make_work
+from scripts.benchmark.table import Line, as_markdown, summarise
+from scripts.benchmark.tools import OURS, TRAINER, TRL, TRL_PACKED, Ours, Tool, llamafactory, swift
+from scripts.benchmark.work import Wanted, Work, make_works
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,20 +34,43 @@ class Machine:
         return (self.before + self.after) / 2
 
 
+@dataclass(frozen=True, slots=True)
+class Result:
+    """All figures of one work."""
+
+    work: str
+    table: list[Line]
+    runs: list[Outcome]
+    machine: Machine
+
+
 def main(arguments: list[str] | None = None) -> None:
     asked = parse(arguments)
     torch.set_num_threads(asked.threads)
     with _folder(asked.keep) as folder:
         os.environ |= _environment(asked, folder)
-        work = make_work(_wanted(asked), folder)
-        print(_describe(asked, work), flush=True)
-        if asked.generate:
-            print("\n".join(measure(work, asked.rounds)))
-        else:
-            _compare(asked, work)
+        works = make_works(_wanted(asked), folder)
+        results = [result for work in works if (result := _measured(asked, work)) is not None]
+    if asked.json is not None:
+        asked.json.write_text(json.dumps([asdict(result) for result in results], indent=1))
 
 
-def _compare(asked: Namespace, work: Work) -> None:
+def _measured(asked: Namespace, work: Work) -> Result | None:
+    """A work's table, printed; None for generation, and where our own run failed."""
+    print(f"\n{_describe(asked, work)}", flush=True)
+    if asked.generate:
+        print("\n".join(measure(work, asked.rounds)))
+        return None
+    try:
+        return _compared(asked, work)
+    except FailedRunError as error:
+        if len(asked.methods) == 1:
+            raise SystemExit(f"{OURS}: {error}") from error
+        print(f"{OURS}: {error}", flush=True)
+        return None
+
+
+def _compared(asked: Namespace, work: Work) -> Result:
     peers = [] if asked.ladder else _peers(asked)
     tools: list[Tool | Ours] = list(rungs()) if asked.ladder else [Ours(), *peers]
     agreements = {} if asked.no_check else check_all(peers, work)
@@ -56,9 +79,8 @@ def _compare(asked: Namespace, work: Work) -> None:
     machine = Machine(before, _peak(work))
     hows = {tool.name: tool.how for tool in tools}
     lines = summarise(outcomes, hows, agreements, _flops_per_token(work), machine.peak)
-    print(f"\n{as_markdown(lines)}\n\n{_limit(machine, work)}")
-    if asked.json is not None:
-        _write_json(asked.json, lines, outcomes, machine)
+    print(f"\n{as_markdown(lines)}\n\n{_limit(machine, work)}", flush=True)
+    return Result(_describe(asked, work), lines, outcomes, machine)
 
 
 @contextmanager
@@ -84,7 +106,7 @@ def _environment(asked: Namespace, folder: Path) -> dict[str, str]:
 
 def _wanted(asked: Namespace) -> Wanted:
     return Wanted(
-        asked.shape, asked.method, asked.device, asked.steps, asked.batch, asked.max_length, asked.data
+        asked.shape, asked.methods, asked.device, asked.steps, asked.batch, asked.max_length, asked.data
     )
 
 
@@ -106,21 +128,21 @@ def _told(outcomes: Iterator[Outcome]) -> Iterator[Outcome]:
 
 
 def _peak(work: Work) -> float:
-    tokens = sum(length for _, length in work.lengths) // work.steps
-    supervised = sum(learnt for learnt, _ in work.lengths) // work.steps
-    return peak(work.shape, tokens, supervised, work.device)
+    tokens = sum(length for _, length in work.lengths) // work.wanted.steps
+    supervised = sum(learnt for learnt, _ in work.lengths) // work.wanted.steps
+    return peak(work.wanted.shape, tokens, supervised, work.wanted.device)
 
 
 def _flops_per_token(work: Work) -> float:
-    return flops(work.shape, work.lengths, work.method) / sum(length for _, length in work.lengths)
+    return flops(work.wanted.shape, work.lengths, work.method) / sum(length for _, length in work.lengths)
 
 
 def _describe(asked: Namespace, work: Work) -> str:
-    shape, lengths = work.shape, work.lengths
+    shape, lengths, wanted = work.wanted.shape, work.lengths, work.wanted
     tokens, supervised = sum(length for _, length in lengths), sum(learnt for learnt, _ in lengths)
     return (
         f"{shape.layers} layers, hidden {shape.hidden}, vocabulary {shape.vocab:,}, bf16, {work.method}; "
-        f"{work.steps} steps of {work.batch} conversations: {tokens:,} tokens, {supervised:,} supervised; "
+        f"{wanted.steps} steps of {wanted.batch} conversations: {tokens:,} tokens, {supervised:,} supervised; "
         f"{asked.threads} threads, {asked.rounds} rounds"
     )
 
@@ -131,11 +153,6 @@ def _limit(machine: Machine, work: Work) -> str:
         f"{machine.after / 1e12:.3f} after; {_flops_per_token(work) / 1e6:.0f} MFLOP a token: "
         f"{machine.peak / _flops_per_token(work):,.0f} tokens/s"
     )
-
-
-def _write_json(path: Path, lines: Sequence[Line], outcomes: Sequence[Outcome], machine: Machine) -> None:
-    content = {"table": as_plain(lines), "runs": [asdict(o) for o in outcomes], "machine": asdict(machine)}
-    path.write_text(json.dumps(content, indent=1))
 
 
 if __name__ == "__main__":

@@ -47,7 +47,7 @@ def compare(work: Work, output: Path, their_loss: float) -> Agreement:
     examples = list(conversations(load_file(output / BATCH_FILE)))
     trainee = _trainee(work, max(len(example.input_ids) for example in examples))
     loss = _compute(trainee, examples)
-    ours = {name: p.grad for name, p in trainee.tuned.trainable() if p.grad is not None}
+    ours = {name: p.grad.cpu() for name, p in trainee.tuned.trainable() if p.grad is not None}
     theirs = load_file(output / GRADIENTS_FILE)
     return Agreement(
         len(examples),
@@ -82,19 +82,23 @@ def difference(ours: Gradients, theirs: Gradients) -> float:
 
 
 def _trainee(work: Work, longest: int) -> Trainee:
-    config = load_config(work.yaml, ["training_args.max_grad_norm=0"], data_dir=work.folder)
+    config = load_config(work.yaml, ["training_args.bf16=false"], data_dir=work.shared)
     return make_trainee(
-        config, str(work.exact_model), torch.device("cpu"), longest=longest, total_steps=work.steps
+        config,
+        str(work.exact_model),
+        torch.device(work.wanted.device),
+        longest=longest,
+        total_steps=work.wanted.steps,
     )
 
 
 def _compute(trainee: Trainee, examples: list[Example]) -> float:
     """Our mean loss over the supervised tokens; its gradient is left in the parameters."""
-    batch = collate(examples)
+    batch = collate(examples).to(trainee.device)
     trainee.objective.train()
     weight = len(batch.targets)
     return float(trainee.back_end.accumulate(batch, 1 / weight, last=True)) / weight
 
 
 def _first_step(work: Work) -> list[int]:
-    return sorted(tokens for _, tokens in work.lengths[: work.batch])
+    return sorted(tokens for _, tokens in work.lengths[: work.wanted.batch])

@@ -1,6 +1,6 @@
 """Answers: our engine against the plain loop over transformers' `generate`, each in a process of its own.
 
-python -m scripts.benchmark.generation ours|plain REQUEST
+python -m scripts.benchmark.generation ours|plain BATCH REQUEST
 """
 
 import json
@@ -13,13 +13,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from scripts.benchmark.harness import ROOT
 from scripts.benchmark.work import Work
 
 PROMPTS = 32
 _NEW_TOKENS = 64
-_BATCH = 4
-_OUR_BATCH = 16
-"""Of `finetune eval` as a user may set it: sorted by length, a larger batch costs no padding."""
+PLAIN = "transformers' generate, batch 4, in file order"
+CONTESTANTS = {"ours, batch 16": ("ours", 16), "ours, batch 4": ("ours", 4), PLAIN: ("plain", 4)}
 
 Ids = list[list[int]]
 
@@ -48,17 +48,17 @@ def measure(work: Work, rounds: int) -> list[str]:
     """Both in turns; the lines to print."""
     path = work.folder / "request.json"
     path.write_text(json.dumps(asdict(_request(work))))
-    pairs = [(_answered("ours", path), _answered("plain", path)) for _ in range(rounds)]
-    ours, plain = pairs[0]
-    same = sum(a == b for a, b in zip(ours.answers, plain.answers, strict=True))
-    speeds = [statistics.median(one.tokens_per_second for one in column) for column in zip(*pairs, strict=True)]
-    ratio = statistics.median(a.tokens_per_second / b.tokens_per_second for a, b in pairs)
-    return [
-        f"generation: {len(ours.answers)} prompts, at most {_NEW_TOKENS} new tokens, greedy",
-        f"  ours, batch {_OUR_BATCH}: {speeds[0]:,.1f} new tokens/s",
-        f"  transformers' generate, batch {_BATCH}, in file order: {speeds[1]:,.1f} new tokens/s",
-        f"  ours ÷ it: {ratio:.2f}; {same} answers are the same, token by token (bfloat16 rounds)",
-    ]
+    turns = [{name: _answered(*who, path) for name, who in CONTESTANTS.items()} for _ in range(rounds)]
+    lines = [f"generation: {len(turns[0][PLAIN].answers)} prompts, at most {_NEW_TOKENS} new tokens, greedy"]
+    return lines + [f"  {name}: {_told(name, turns)}" for name in CONTESTANTS]
+
+
+def _told(name: str, turns: list[dict[str, Answered]]) -> str:
+    """Speed, ratio to the plain loop, and how many answers are its (bfloat16 rounds, and batches differ)."""
+    speed = statistics.median(turn[name].tokens_per_second for turn in turns)
+    ratio = statistics.median(turn[name].tokens_per_second / turn[PLAIN].tokens_per_second for turn in turns)
+    same = sum(a == b for a, b in zip(turns[0][name].answers, turns[0][PLAIN].answers, strict=True))
+    return f"{speed:,.1f} new tokens/s, {ratio:.2f} times the plain loop, {same} answers the same"
 
 
 def _request(work: Work) -> Request:
@@ -78,23 +78,23 @@ def _request(work: Work) -> Request:
     )
 
 
-def _answered(who: str, request: Path) -> Answered:
-    command = [sys.executable, "-m", __spec__.name, who, str(request)]
-    done = subprocess.run(command, check=True, capture_output=True, text=True)
+def _answered(who: str, batch: int, request: Path) -> Answered:
+    command = [sys.executable, "-m", "scripts.benchmark.generation", who, str(batch), str(request)]
+    done = subprocess.run(command, check=True, capture_output=True, text=True, cwd=ROOT)
     return Answered(**json.loads(done.stdout.splitlines()[-1]))
 
 
-def ours(request: Request) -> Callable[[], Ids]:
+def ours(request: Request, batch_size: int) -> Callable[[], Ids]:
     """The engine of `finetune eval` and `finetune generate`."""
     from finetune.infer.engine import Sampling
     from finetune.infer.load import load_engine
 
     engine = load_engine(request.adapter)
     sampling = Sampling(max_new_tokens=request.new_tokens)
-    return lambda: [one.ids for one in engine.generate(request.prompts, sampling, batch_size=_OUR_BATCH)]
+    return lambda: [one.ids for one in engine.generate(request.prompts, sampling, batch_size=batch_size)]
 
 
-def plain(request: Request) -> Callable[[], Ids]:
+def plain(request: Request, batch_size: int) -> Callable[[], Ids]:
     """What upstream does: the rows in order, padded on the left, the adapter beside its base."""
     import torch
     from peft import PeftModel
@@ -115,7 +115,8 @@ def plain(request: Request) -> Callable[[], Ids]:
         rows = model.generate(**moved, **options, **special)[:, widest:].tolist()
         return [_cut(row, request.stop_ids) for row in rows]
 
-    batches = [request.prompts[start : start + _BATCH] for start in range(0, len(request.prompts), _BATCH)]
+    starts = range(0, len(request.prompts), batch_size)
+    batches = [request.prompts[start : start + batch_size] for start in starts]
     return lambda: [row for prompts in batches for row in batch(prompts)]
 
 
@@ -126,9 +127,9 @@ def _cut(row: list[int], stop_ids: list[int]) -> list[int]:
 
 
 def main() -> None:
-    who, path = sys.argv[1:]
+    who, batch, path = sys.argv[1:]
     request = Request(**json.loads(Path(path).read_text()))
-    answer = {"ours": ours, "plain": plain}[who](request)
+    answer = {"ours": ours, "plain": plain}[who](request, int(batch))
     began = time.perf_counter()
     answers = answer()
     seconds = time.perf_counter() - began

@@ -13,6 +13,8 @@ from scripts.benchmark.recorder import LOG_FILE
 from scripts.benchmark.tools import Ours, Tool
 from scripts.benchmark.work import Work
 
+ROOT = Path(__file__).parents[2]
+"""From where `-m scripts.benchmark…` is found, also by another venv's Python."""
 WARM_UP = 2
 """Steps that do not count: in them a library still chooses its kernels."""
 _LOOK_EVERY = 0.01  # seconds
@@ -79,13 +81,13 @@ def run(tool: Tool | Ours, work: Work, output: Path) -> Outcome:
     lines = _lines(tool.steps_file(output))
     if status != 0 or len(lines) <= WARM_UP:
         raise FailedRunError(f"exit {status} after {len(lines)} steps\n{tail(output.with_suffix('.log'))}")
-    log = lines[0] | _log(output)
+    log = lines[0] | {"peak_memory_gb": lines[-1].get("peak_memory_gb")} | _log(output)
     return Outcome(
         tool.name,
         tuple(ends[: len(lines)]),
         tuple(line["tokens"] for line in lines),
         tuple(line["supervised_tokens"] for line in lines),
-        int(log["peak_memory_gb"] * 1e9) if work.device == "cuda" else peak,
+        int(log["peak_memory_gb"] * 1e9) if work.wanted.device == "cuda" else peak,
         log.get("loss"),
         log.get("grad_norm"),
     )
@@ -96,7 +98,7 @@ def watched(command: Sequence[str], lines: Path, log: Path) -> tuple[list[float]
     ends: list[float] = []
     with log.open("wb") as said:
         began = time.perf_counter()
-        process = subprocess.Popen(command, stdout=said, stderr=subprocess.STDOUT)
+        process = subprocess.Popen(command, stdout=said, stderr=subprocess.STDOUT, cwd=ROOT)
         while True:
             pid, status, usage = os.wait4(process.pid, os.WNOHANG)
             now = time.perf_counter() - began

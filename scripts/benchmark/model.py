@@ -1,6 +1,7 @@
 """Random weights and a random adapter, written tensor by tensor: no model is ever held whole."""
 
 import json
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -81,7 +82,8 @@ def write_adapter(folder: Path, base: Path, model: GlmForCausalLM, method: str) 
 def _lora(model: GlmForCausalLM, method: str) -> tuple[PeftConfig, dict[str, torch.Size]]:
     targets = _ALL_LINEAR if method == "lora" else _ALL_LINEAR[:3]
     config = LoraConfig(r=8, lora_alpha=16, lora_dropout=0.0, target_modules=targets, task_type="CAUSAL_LM")
-    with torch.device("meta"):
+    with torch.device("meta"), warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # peft asks transformers by an old name
         adapted = get_peft_model(model, config)
     weights = get_peft_model_state_dict(adapted, state_dict=adapted.state_dict())
     return config, {name: tensor.shape for name, tensor in sorted(weights.items())}

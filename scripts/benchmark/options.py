@@ -13,7 +13,9 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--data", type=Path, help="a file of conversations; without it they are made up")
     parser.add_argument("--shape", choices=SHAPES, help="of the model; default 57m, glm-4-9b on cuda")
     parser.add_argument("--vocab", type=int, help="another size of the vocabulary")
-    parser.add_argument("--method", choices=METHODS, default="lora", help="what learns")
+    parser.add_argument(
+        "--method", choices=METHODS, help="what learns; default lora; on cuda all but lora, in turn"
+    )
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--steps", type=int, help="optimizer steps of a run; default 20, quick 7")
     parser.add_argument("--batch", type=int, default=4, help="conversations of a step")
@@ -41,4 +43,6 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     asked.shape = SHAPES[asked.shape or ("glm-4-9b" if asked.device == "cuda" else "57m")].with_vocab(
         asked.vocab
     )
+    usually = ("lora-qkv", "p-tuning", "full") if asked.device == "cuda" else ("lora",)
+    asked.methods = (asked.method,) if asked.method else usually
     return asked

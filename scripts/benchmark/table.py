@@ -2,7 +2,7 @@
 
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 from scripts.benchmark.harness import Outcome
 
@@ -85,11 +85,6 @@ def as_markdown(lines: Iterable[Line]) -> str:
     texts = [_row(row, widths) for row in cells]
     rule = "|" + "|".join("-" * (w + 1) + (":" if 1 < i < 8 else "-") for i, w in enumerate(widths)) + "|"
     return "\n".join([texts[0], rule, *texts[1:]])
-
-
-def as_plain(lines: Iterable[Line]) -> list[dict[str, object]]:
-    """What goes into the JSON file."""
-    return [asdict(line) for line in lines]
 
 
 def _row(cells: Sequence[str], widths: Sequence[int]) -> str:

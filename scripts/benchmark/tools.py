@@ -33,10 +33,10 @@ class Tool:
             rows=str(work.rows),
             messages=str(work.messages),
             output=str(output),
-            device=work.device,
-            steps=work.steps,
-            batch=work.batch,
-            max_length=work.max_length,
+            device=work.wanted.device,
+            steps=work.wanted.steps,
+            batch=work.wanted.batch,
+            max_length=work.wanted.max_length,
             learning_rate=LEARNING_RATE,
             check=check,
             flags=dict(self.flags),
@@ -60,7 +60,7 @@ class Ours:
     def command(self, work: Work, output: Path) -> list[str]:
         settings = (f"training_args.output_dir={output}", *self.overrides)
         options = [word for setting in settings for word in ("--set", setting)]
-        train = ["train", str(work.folder), str(work.model), str(work.yaml)]
+        train = ["train", str(work.shared), str(work.model), str(work.yaml)]
         return [sys.executable, "-m", "finetune", *train, *options]
 
     def steps_file(self, output: Path) -> Path:

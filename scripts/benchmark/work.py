@@ -24,52 +24,16 @@ from scripts.benchmark.shapes import Shape
 
 LEARNING_RATE = 1e-4
 _TOKENIZER_WORDS = 32_000
-
-
-@dataclass(frozen=True, slots=True)
-class Work:
-    """What all tools do. `lengths`: supervised tokens and tokens of every conversation trained, in order."""
-
-    folder: Path
-    shape: Shape
-    method: str
-    device: str
-    steps: int
-    batch: int
-    max_length: int
-    adapter: Path | None
-    lengths: tuple[tuple[int, int], ...]
-
-    @property
-    def model(self) -> Path:
-        return self.folder / "model"
-
-    @property
-    def exact_model(self) -> Path:
-        """The same weights in float32."""
-        return self.folder / "model-fp32"
-
-    @property
-    def rows(self) -> Path:
-        """`input_ids` and `labels` of a conversation per line."""
-        return self.folder / "rows.jsonl"
-
-    @property
-    def messages(self) -> Path:
-        """The same conversations as text."""
-        return self.folder / "messages" / "train.jsonl"
-
-    @property
-    def yaml(self) -> Path:
-        return self.folder / "train.yaml"
+_MOST_EXACT = 1_000_000_000
+"""Parameters of a model that is also written in float32, for the check."""
 
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """What a work is made from; `data` None: made up."""
+    """What works are made from: one for each of `methods`, on the same model and data (None: made up)."""
 
     shape: Shape
-    method: str
+    methods: tuple[str, ...]
     device: str
     steps: int
     batch: int
@@ -77,29 +41,61 @@ class Wanted:
     data: Path | None
 
 
-def make_work(wanted: Wanted, folder: Path) -> Work:
-    """Write everything into `folder`. Our plan chooses the conversations of every step, and their order."""
-    for made_before in ("runs", "checks"):
-        shutil.rmtree(folder / made_before, ignore_errors=True)
-    data = wanted.data or write_corpus(folder / "made-up.jsonl", _enough(wanted), _lengths(wanted))
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What all tools do. `lengths`: supervised tokens and tokens of every conversation trained, in order."""
+
+    wanted: Wanted
+    shared: Path
+    method: str
+    adapter: Path | None
+    lengths: tuple[tuple[int, int], ...]
+
+    @property
+    def folder(self) -> Path:
+        """Of this method alone."""
+        return self.shared / self.method
+
+    @property
+    def model(self) -> Path:
+        return self.shared / "model"
+
+    @property
+    def exact_model(self) -> Path:
+        """The same weights in float32; not there where they would be too large."""
+        return self.shared / "model-fp32"
+
+    @property
+    def rows(self) -> Path:
+        """`input_ids` and `labels` of a conversation per line."""
+        return self.shared / "rows.jsonl"
+
+    @property
+    def messages(self) -> Path:
+        """The same conversations as text."""
+        return self.shared / "messages" / "train.jsonl"
+
+    @property
+    def yaml(self) -> Path:
+        return self.folder / "train.yaml"
+
+
+def make_works(wanted: Wanted, shared: Path) -> list[Work]:
+    """Write everything into `shared`. Our plan chooses the conversations of every step, and their order."""
+    data = wanted.data or write_corpus(shared / "made-up.jsonl", _enough(wanted), _lengths(wanted))
     tokenizer = train_tokenizer(_texts(data), min(_TOKENIZER_WORDS, wanted.shape.vocab))
-    model = write_model(folder / "model", tokenizer, wanted.shape, torch.bfloat16)
-    if wanted.device == "cpu":
-        write_model(folder / "model-fp32", tokenizer, wanted.shape, torch.float32)
-    adapter = write_adapter(folder / "adapter", model, skeleton(tokenizer, wanted.shape), wanted.method)
-    _write_yaml(folder, data, wanted, adapter)
-    lengths = _write_rows(folder, data)
-    return Work(
-        folder,
-        wanted.shape,
-        wanted.method,
-        wanted.device,
-        wanted.steps,
-        wanted.batch,
-        wanted.max_length,
-        adapter,
-        lengths,
-    )
+    model = write_model(shared / "model", tokenizer, wanted.shape, torch.bfloat16)
+    if wanted.shape.layer_parameters < _MOST_EXACT:
+        write_model(shared / "model-fp32", tokenizer, wanted.shape, torch.float32)
+    works = []
+    for method in wanted.methods:
+        folder = shared / method
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
+        adapter = write_adapter(folder / "adapter", model, skeleton(tokenizer, wanted.shape), method)
+        _write_yaml(folder, data, wanted, adapter)
+        works.append(Work(wanted, shared, method, adapter, _write_rows(folder, shared, data)))
+    return works
 
 
 def _enough(wanted: Wanted) -> int:
@@ -133,24 +129,24 @@ def _write_yaml(folder: Path, data: Path, wanted: Wanted, adapter: Path | None) 
             "use_cpu": wanted.device == "cpu",
         },
     }
-    if wanted.method == "full":
+    if adapter is None:
         content["training_args"]["bf16"] = True
     YAML().dump(content, folder / "train.yaml")
 
 
-def _write_rows(folder: Path, data: Path) -> tuple[tuple[int, int], ...]:
+def _write_rows(folder: Path, shared: Path, data: Path) -> tuple[tuple[int, int], ...]:
     """The conversations of all steps, in order; encoding them fills the cache that our runs find."""
-    config = load_config(folder / "train.yaml", [], data_dir=folder)
-    prepared = prepare(config, folder, str(folder / "model"))
+    config = load_config(folder / "train.yaml", [], data_dir=shared)
+    prepared = prepare(config, shared, str(shared / "model"))
     examples = prepared.examples
     order = list(_order(prepared.plan(), prepared.total_steps, examples))
-    _write_lines(folder / "rows.jsonl", (_row(examples, number) for number in order))
-    (folder / "messages").mkdir(exist_ok=True)
+    _write_lines(shared / "rows.jsonl", (_row(examples, number) for number in order))
+    (shared / "messages").mkdir(exist_ok=True)
     train_file = config.data_config.train_file
-    said = {s.origin: s.conversation for s in load_conversations(config.data_config, str(train_file), folder)}
+    said = {s.origin: s.conversation for s in load_conversations(config.data_config, str(train_file), shared)}
     messages = (said[examples.origin_of(number)].messages for number in order)
     texts = ([{"role": m.role, "content": m.content} for m in turns] for turns in messages)
-    _write_lines(folder / "messages" / "train.jsonl", ({"messages": text} for text in texts))
+    _write_lines(shared / "messages" / "train.jsonl", ({"messages": text} for text in texts))
     return tuple((int(examples.supervised[n]), int(examples.lengths[n])) for n in order)
 
 
