@@ -12,7 +12,7 @@ from finetune.config.load import load_config
 from finetune.data.encode import Example
 from finetune.model.batch import collate
 from finetune.train.trainee import Trainee, make_trainee
-from scripts.benchmark.recorder import BATCH_FILE, GRADIENTS_FILE
+from scripts.benchmark.recorder import BATCH_FILE, GRADIENTS_FILE, WEIGHTS_FILE
 from scripts.benchmark.work import Work
 
 TOLERANCE = 2e-5
@@ -46,6 +46,8 @@ def compare(work: Work, output: Path, their_loss: float) -> Agreement:
     """What a peer left in `output` against our own loss and gradients of the very same conversations."""
     examples = list(conversations(load_file(output / BATCH_FILE)))
     trainee = _trainee(work, max(len(example.input_ids) for example in examples))
+    if work.method == "p-tuning":
+        _take(trainee, load_file(output / WEIGHTS_FILE))
     loss = _compute(trainee, examples)
     ours = {name: p.grad.cpu() for name, p in trainee.tuned.trainable() if p.grad is not None}
     theirs = load_file(output / GRADIENTS_FILE)
@@ -90,6 +92,12 @@ def _trainee(work: Work, longest: int) -> Trainee:
         longest=longest,
         total_steps=work.wanted.steps,
     )
+
+
+@torch.no_grad()
+def _take(trainee: Trainee, weights: Mapping[str, torch.Tensor]) -> None:
+    for name, parameter in trainee.tuned.trainable():
+        parameter.copy_(weights[name])
 
 
 def _compute(trainee: Trainee, examples: list[Example]) -> float:

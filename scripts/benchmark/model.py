@@ -4,10 +4,9 @@ import json
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import torch
-from peft import LoraConfig, PeftConfig, PrefixTuningConfig, get_peft_model, get_peft_model_state_dict
+from peft import LoraConfig, PeftConfig, get_peft_model, get_peft_model_state_dict
 from safetensors.torch import save_file
 from transformers import GlmForCausalLM, PreTrainedTokenizerFast
 
@@ -15,8 +14,9 @@ from finetune.model.tiny import random_glm
 from scripts.benchmark.shapes import Shape
 
 _SHARD_BYTES = 4_000_000_000
-_VIRTUAL_TOKENS = 128
 _ALL_LINEAR = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_up_proj", "down_proj"]
+VIRTUAL_TOKENS = 128
+"""Of a prefix. peft does not train a loaded one further, so each tool draws its own."""
 METHODS = ("lora", "lora-qkv", "p-tuning", "full")
 
 
@@ -66,10 +66,10 @@ def _values(name: str, size: torch.Size, seed: int) -> torch.Tensor:
 
 
 def write_adapter(folder: Path, base: Path, model: GlmForCausalLM, method: str) -> Path | None:
-    """An adapter in which no weight is zero, so that every gradient is alive; None: all weights learn."""
-    if method == "full":
+    """An adapter without a zero, so that every gradient is alive; None for a prefix or all weights."""
+    if method in ("full", "p-tuning"):
         return None
-    config, shapes = _prefix(model) if method == "p-tuning" else _lora(model, method)
+    config, shapes = _lora(model, method)
     config.base_model_name_or_path = str(base)
     config.inference_mode = True
     config.save_pretrained(str(folder))
@@ -87,17 +87,3 @@ def _lora(model: GlmForCausalLM, method: str) -> tuple[PeftConfig, dict[str, tor
         adapted = get_peft_model(model, config)
     weights = get_peft_model_state_dict(adapted, state_dict=adapted.state_dict())
     return config, {name: tensor.shape for name, tensor in sorted(weights.items())}
-
-
-def _prefix(model: GlmForCausalLM) -> tuple[PeftConfig, dict[str, torch.Size]]:
-    shape: Any = model.config
-    width = shape.num_key_value_heads * shape.head_dim
-    config = PrefixTuningConfig(
-        task_type="CAUSAL_LM",
-        num_virtual_tokens=_VIRTUAL_TOKENS,
-        num_layers=shape.num_hidden_layers,
-        num_attention_heads=shape.num_key_value_heads,
-        token_dim=width,
-        num_transformer_submodules=1,
-    )
-    return config, {"prompt_embeddings": torch.Size((_VIRTUAL_TOKENS, 2 * shape.num_hidden_layers * width))}

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from datasets import Dataset
-from peft import PeftModel
+from peft import PeftModel, PrefixTuningConfig, get_peft_model
 from transformers import AutoModelForCausalLM
 
 from scripts.benchmark.recorder import Job
@@ -17,6 +17,9 @@ def load_model(job: Job) -> Any:
     model: Any = AutoModelForCausalLM.from_pretrained(job.model, dtype="auto")
     if job.device == "cuda":
         model = model.to(torch.device("cuda"))
+    if job.virtual_tokens is not None:
+        prefix = PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=job.virtual_tokens)
+        return get_peft_model(model, prefix)
     if job.adapter is None:
         return model
     return PeftModel.from_pretrained(model, job.adapter, is_trainable=True)

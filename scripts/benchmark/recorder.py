@@ -14,6 +14,7 @@ from transformers import TrainerCallback
 STEPS_FILE = "steps.jsonl"
 LOG_FILE = "log.json"
 BATCH_FILE = "batch.safetensors"
+WEIGHTS_FILE = "weights.safetensors"
 GRADIENTS_FILE = "gradients.safetensors"
 _OF_A_BATCH = ("input_ids", "labels", "attention_mask", "position_ids")
 
@@ -24,6 +25,7 @@ class Job:
 
     model: str
     adapter: str | None
+    virtual_tokens: int | None
     rows: str
     messages: str
     output: str
@@ -59,6 +61,9 @@ class Recorder(TrainerCallback):
     def on_train_begin(self, args: Any, state: Any, control: Any, **given: Any) -> None:
         model: nn.Module = given["model"]
         model.register_forward_pre_hook(self._look, with_kwargs=True)
+        if self._check:
+            learns = {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}
+            save_file(learns, self._output / WEIGHTS_FILE)
 
     def _look(self, module: nn.Module, args: Any, inputs: dict[str, Any]) -> None:
         tokens, supervised = count(inputs)

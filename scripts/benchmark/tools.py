@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from scripts.benchmark.model import VIRTUAL_TOKENS
 from scripts.benchmark.recorder import STEPS_FILE, Job
 from scripts.benchmark.work import LEARNING_RATE, Work
 
@@ -30,6 +31,7 @@ class Tool:
         job = Job(
             model=str(work.exact_model if check else work.model),
             adapter=None if work.adapter is None else str(work.adapter),
+            virtual_tokens=VIRTUAL_TOKENS if work.method == "p-tuning" else None,
             rows=str(work.rows),
             messages=str(work.messages),
             output=str(output),

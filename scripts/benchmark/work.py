@@ -19,7 +19,7 @@ from finetune.data.reading.intake import Intake
 from finetune.model.tiny import train_tokenizer
 from finetune.train.prepare import prepare
 from scripts.benchmark.corpus import LONG, SHORT, Lengths, write_corpus
-from scripts.benchmark.model import skeleton, write_adapter, write_model
+from scripts.benchmark.model import VIRTUAL_TOKENS, skeleton, write_adapter, write_model
 from scripts.benchmark.shapes import Shape
 
 LEARNING_RATE = 1e-4
@@ -93,7 +93,7 @@ def make_works(wanted: Wanted, shared: Path) -> list[Work]:
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir()
         adapter = write_adapter(folder / "adapter", model, skeleton(tokenizer, wanted.shape), method)
-        _write_yaml(folder, data, wanted, adapter)
+        _write_yaml(folder, data, wanted, method, adapter)
         works.append(Work(wanted, shared, method, adapter, _write_rows(folder, shared, data)))
     return works
 
@@ -112,7 +112,7 @@ def _texts(data: Path) -> Iterator[str]:
             yield from (message.content for message in conversation.messages)
 
 
-def _write_yaml(folder: Path, data: Path, wanted: Wanted, adapter: Path | None) -> None:
+def _write_yaml(folder: Path, data: Path, wanted: Wanted, method: str, adapter: Path | None) -> None:
     content: dict[str, Any] = {
         "data_config": {"train_file": str(data.resolve()), "on_bad_record": "skip"},
         "max_input_length": wanted.max_length // 2,
@@ -129,7 +129,9 @@ def _write_yaml(folder: Path, data: Path, wanted: Wanted, adapter: Path | None) 
             "use_cpu": wanted.device == "cpu",
         },
     }
-    if adapter is None:
+    if method == "p-tuning":
+        content["peft_config"] = {"peft_type": "PREFIX_TUNING", "num_virtual_tokens": VIRTUAL_TOKENS}
+    if method == "full":
         content["training_args"]["bf16"] = True
     YAML().dump(content, folder / "train.yaml")
 
