@@ -1,7 +1,7 @@
 """Tools in processes of their own, in turns, watched from outside: the same spans for all of them."""
 
 import json
-import os
+import re
 import subprocess
 import time
 from collections.abc import Iterator, Sequence
@@ -95,21 +95,43 @@ def run(tool: Tool | Ours, work: Work, output: Path) -> Outcome:
 
 def watched(command: Sequence[str], lines: Path, log: Path) -> tuple[list[float], int, int]:
     """When each line of `lines` was there (seconds from the start), the exit status, the peak RSS in bytes."""
-    ends: list[float] = []
     with log.open("wb") as said:
         began = time.perf_counter()
         process = subprocess.Popen(command, stdout=said, stderr=subprocess.STDOUT, cwd=ROOT)
-        while True:
-            pid, status, usage = os.wait4(process.pid, os.WNOHANG)
-            now = time.perf_counter() - began
-            ends += [now] * (_count(lines) - len(ends))
-            if pid:
-                break
-            if now > _LONGEST_RUN:
-                process.kill()
-            time.sleep(_LOOK_EVERY)
-        process.returncode = os.waitstatus_to_exitcode(status)
-    return ends, process.returncode, usage.ru_maxrss * 1_024
+        try:
+            ends, peak = _watch(process, lines, began)
+        finally:
+            process.kill()  # where the watching was interrupted; one that has ended is not touched
+            process.wait()
+    return ends, process.returncode, peak
+
+
+def _watch(process: subprocess.Popen[bytes], lines: Path, began: float) -> tuple[list[float], int]:
+    ends: list[float] = []
+    peak = 0
+    while True:
+        ended = process.poll() is not None
+        now = time.perf_counter() - began
+        ends += [now] * (_count(lines) - len(ends))
+        if ended or now > _LONGEST_RUN:
+            return ends, peak
+        peak = max(peak, _peak_bytes(process.pid))
+        time.sleep(_LOOK_EVERY)
+
+
+def _peak_bytes(pid: int) -> int:
+    """The largest peak RSS of a process and those it has started; 0 where it is gone.
+
+    From VmHWM: what `wait4` tells begins with the memory of the process that forked it, and that is ours.
+    """
+    try:
+        status = Path(f"/proc/{pid}/status").read_text()
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    except OSError:
+        return 0
+    found = re.search(r"VmHWM:\s+(\d+) kB", status)
+    own = int(found[1]) * 1_024 if found else 0
+    return max([own, *(_peak_bytes(int(child)) for child in children)])
 
 
 def tail(path: Path, lines: int = 8) -> str:

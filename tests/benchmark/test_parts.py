@@ -120,7 +120,8 @@ def test_a_process_is_watched_from_outside(tmp_path: Path) -> None:
     assert status == 3
     assert len(ends) == 2
     assert ends[1] - ends[0] > 0.05
-    assert peak > 1_000_000
+    # Its own memory, not that of this process, whose child it is and which has loaded torch.
+    assert 1_000_000 < peak < 60_000_000
 
 
 def test_the_first_rung_of_the_ladder_switches_nothing_off() -> None:
