@@ -3,6 +3,7 @@
 import json
 import os
 import tempfile
+import time
 from argparse import Namespace
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -59,7 +60,7 @@ def _measured(asked: Namespace, work: Work) -> Result | None:
     """A work's table, printed; None for generation, and where our own run failed."""
     print(f"\n{_describe(asked, work)}", flush=True)
     if asked.generate:
-        print("\n".join(measure(work, asked.rounds)))
+        print("\n".join(measure(work, asked.rounds, cpu_time=asked.cpu_time)))
         return None
     try:
         return _compared(asked, work)
@@ -74,9 +75,9 @@ def _compared(asked: Namespace, work: Work) -> Result:
     peers = [] if asked.ladder else _peers(asked)
     tools: list[Tool | Ours] = list(rungs()) if asked.ladder else [Ours(), *peers]
     agreements = {} if asked.no_check else check_all(peers, work)
-    before = _peak(work)
-    outcomes = list(_told(in_turns(tools, work, asked.rounds)))
-    machine = Machine(before, _peak(work))
+    before = _peak(asked, work)
+    outcomes = list(_told(in_turns(tools, work, asked.rounds, cpu_time=asked.cpu_time)))
+    machine = Machine(before, _peak(asked, work))
     hows = {tool.name: tool.how for tool in tools}
     lines = summarise(outcomes, hows, agreements, _flops_per_token(work), machine.peak)
     print(f"\n{as_markdown(lines)}\n\n{_limit(machine, work)}", flush=True)
@@ -127,10 +128,11 @@ def _told(outcomes: Iterator[Outcome]) -> Iterator[Outcome]:
         yield outcome
 
 
-def _peak(work: Work) -> float:
+def _peak(asked: Namespace, work: Work) -> float:
     tokens = sum(length for _, length in work.lengths) // work.wanted.steps
     supervised = sum(learnt for learnt, _ in work.lengths) // work.wanted.steps
-    return peak(work.wanted.shape, tokens, supervised, work.wanted.device)
+    clock = time.process_time if asked.cpu_time else time.perf_counter
+    return peak(work.wanted.shape, tokens, supervised, work.wanted.device, clock)
 
 
 def _flops_per_token(work: Work) -> float:
@@ -144,6 +146,7 @@ def _describe(asked: Namespace, work: Work) -> str:
         f"{shape.layers} layers, hidden {shape.hidden}, vocabulary {shape.vocab:,}, bf16, {work.method}; "
         f"{wanted.steps} steps of {wanted.batch} conversations: {tokens:,} tokens, {supervised:,} supervised; "
         f"{asked.threads} threads, {asked.rounds} rounds"
+        + (", seconds are a processor's" if asked.cpu_time else "")
     )
 
 

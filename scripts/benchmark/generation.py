@@ -34,6 +34,7 @@ class Request:
     new_tokens: int
     stop_ids: list[int]
     pad_id: int
+    cpu_time: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,10 +45,10 @@ class Answered:
     answers: Ids
 
 
-def measure(work: Work, rounds: int) -> list[str]:
+def measure(work: Work, rounds: int, *, cpu_time: bool) -> list[str]:
     """Both in turns; the lines to print."""
     path = work.folder / "request.json"
-    path.write_text(json.dumps(asdict(_request(work))))
+    path.write_text(json.dumps(asdict(_request(work, cpu_time))))
     turns = [{name: _answered(*who, path) for name, who in CONTESTANTS.items()} for _ in range(rounds)]
     lines = [f"generation: {len(turns[0][PLAIN].answers)} prompts, at most {_NEW_TOKENS} new tokens, greedy"]
     return lines + [f"  {name}: {_told(name, turns)}" for name in CONTESTANTS]
@@ -61,7 +62,7 @@ def _told(name: str, turns: list[dict[str, Answered]]) -> str:
     return f"{speed:,.1f} new tokens/s, {ratio:.2f} times the plain loop, {same} answers the same"
 
 
-def _request(work: Work) -> Request:
+def _request(work: Work, cpu_time: bool) -> Request:
     """The prompts of the work's first conversations: what stands before the first supervised token."""
     from finetune.chat.load import load_template
 
@@ -75,6 +76,7 @@ def _request(work: Work) -> Request:
         _NEW_TOKENS,
         list(template.stop_ids),
         template.pad_id,
+        cpu_time,
     )
 
 
@@ -130,9 +132,10 @@ def main() -> None:
     who, batch, path = sys.argv[1:]
     request = Request(**json.loads(Path(path).read_text()))
     answer = {"ours": ours, "plain": plain}[who](request, int(batch))
-    began = time.perf_counter()
+    clock = time.process_time if request.cpu_time else time.perf_counter
+    began = clock()
     answers = answer()
-    seconds = time.perf_counter() - began
+    seconds = clock() - began
     print(json.dumps(asdict(Answered(sum(map(len, answers)) / seconds, answers))))
 
 

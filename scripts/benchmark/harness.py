@@ -1,7 +1,6 @@
 """Tools in processes of their own, in turns, watched from outside: the same spans for all of them."""
 
 import json
-import re
 import subprocess
 import time
 from collections.abc import Iterator, Sequence
@@ -9,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from scripts.benchmark import processes
+from scripts.benchmark.processes import Seen
 from scripts.benchmark.recorder import LOG_FILE
 from scripts.benchmark.tools import Ours, Tool
 from scripts.benchmark.work import Work
@@ -56,7 +57,7 @@ class FailedRunError(Exception):
     """A tool did not do what it was asked for; holds the last lines it said."""
 
 
-def in_turns(tools: Sequence[Tool | Ours], work: Work, rounds: int) -> Iterator[Outcome]:
+def in_turns(tools: Sequence[Tool | Ours], work: Work, rounds: int, *, cpu_time: bool) -> Iterator[Outcome]:
     """A B C, A B C …: what a busy machine costs is shared by all. A peer that failed is left out."""
     runs = work.folder / "runs"
     runs.mkdir(exist_ok=True)
@@ -66,7 +67,7 @@ def in_turns(tools: Sequence[Tool | Ours], work: Work, rounds: int) -> Iterator[
             if tool.name in out:
                 continue
             try:
-                yield run(tool, work, runs / f"{number}-{place}")
+                yield run(tool, work, runs / f"{number}-{place}", cpu_time=cpu_time)
             except FailedRunError as error:
                 if isinstance(tool, Ours):
                     raise
@@ -74,13 +75,14 @@ def in_turns(tools: Sequence[Tool | Ours], work: Work, rounds: int) -> Iterator[
                 print(f"{tool.name} failed: {error}", flush=True)
 
 
-def run(tool: Tool | Ours, work: Work, output: Path) -> Outcome:
+def run(tool: Tool | Ours, work: Work, output: Path, *, cpu_time: bool) -> Outcome:
     """Run a tool to its end. Raises FailedRunError."""
     command = tool.command(work, output)
-    ends, status, peak = watched(command, tool.steps_file(output), output.with_suffix(".log"))
+    said = output.with_suffix(".log")
+    ends, status, peak = watched(command, tool.steps_file(output), said, cpu_time=cpu_time)
     lines = _lines(tool.steps_file(output))
     if status != 0 or len(lines) <= WARM_UP:
-        raise FailedRunError(f"exit {status} after {len(lines)} steps\n{tail(output.with_suffix('.log'))}")
+        raise FailedRunError(f"exit {status} after {len(lines)} steps\n{tail(said)}")
     log = lines[0] | {"peak_memory_gb": lines[-1].get("peak_memory_gb")} | _log(output)
     return Outcome(
         tool.name,
@@ -93,45 +95,38 @@ def run(tool: Tool | Ours, work: Work, output: Path) -> Outcome:
     )
 
 
-def watched(command: Sequence[str], lines: Path, log: Path) -> tuple[list[float], int, int]:
-    """When each line of `lines` was there (seconds from the start), the exit status, the peak RSS in bytes."""
+def watched(
+    command: Sequence[str], lines: Path, log: Path, *, cpu_time: bool = False
+) -> tuple[list[float], int, int]:
+    """When each line of `lines` was there (seconds from the start), the exit status, the peak RSS in bytes.
+
+    cpu_time: the seconds are those a processor has worked for it.
+    """
     with log.open("wb") as said:
         began = time.perf_counter()
         process = subprocess.Popen(command, stdout=said, stderr=subprocess.STDOUT, cwd=ROOT)
         try:
-            ends, peak = _watch(process, lines, began)
+            ends, peak = _watch(process, lines, began, cpu_time)
         finally:
             process.kill()  # where the watching was interrupted; one that has ended is not touched
             process.wait()
     return ends, process.returncode, peak
 
 
-def _watch(process: subprocess.Popen[bytes], lines: Path, began: float) -> tuple[list[float], int]:
+def _watch(
+    process: subprocess.Popen[bytes], lines: Path, began: float, cpu_time: bool
+) -> tuple[list[float], int]:
     ends: list[float] = []
-    peak = 0
+    seen = Seen(0, 0.0)
     while True:
         ended = process.poll() is not None
-        now = time.perf_counter() - began
+        passed = time.perf_counter() - began
+        seen = seen.later(processes.look(process.pid))
+        now = seen.cpu_seconds if cpu_time else passed
         ends += [now] * (_count(lines) - len(ends))
-        if ended or now > _LONGEST_RUN:
-            return ends, peak
-        peak = max(peak, _peak_bytes(process.pid))
+        if ended or passed > _LONGEST_RUN:
+            return ends, seen.peak_bytes
         time.sleep(_LOOK_EVERY)
-
-
-def _peak_bytes(pid: int) -> int:
-    """The largest peak RSS of a process and those it has started; 0 where it is gone.
-
-    From VmHWM: what `wait4` tells begins with the memory of the process that forked it, and that is ours.
-    """
-    try:
-        status = Path(f"/proc/{pid}/status").read_text()
-        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    except OSError:
-        return 0
-    found = re.search(r"VmHWM:\s+(\d+) kB", status)
-    own = int(found[1]) * 1_024 if found else 0
-    return max([own, *(_peak_bytes(int(child)) for child in children)])
 
 
 def tail(path: Path, lines: int = 8) -> str:

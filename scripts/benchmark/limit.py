@@ -9,6 +9,7 @@ import torch
 
 from scripts.benchmark.shapes import Shape
 
+Clock = Callable[[], float]
 _SECONDS = 0.25
 """For which each product is repeated."""
 
@@ -27,11 +28,11 @@ def flops(shape: Shape, lengths: Iterable[tuple[int, int]], method: str) -> floa
     return total
 
 
-def peak(shape: Shape, tokens: int, supervised: int, device: str) -> float:
+def peak(shape: Shape, tokens: int, supervised: int, device: str, clock: Clock = time.perf_counter) -> float:
     """FLOP/s of the model's own products in bfloat16, forward and backward, weighted as a step weights them."""
     work = seconds = 0.0
     for rows, (inputs, outputs), times in _products(shape, tokens, supervised):
-        taken = _time(rows, inputs, outputs, device)
+        taken = _time(rows, inputs, outputs, device, clock)
         work += times * 4 * rows * inputs * outputs
         seconds += times * taken
     return work / seconds
@@ -43,26 +44,26 @@ def _products(shape: Shape, tokens: int, supervised: int) -> Iterator[tuple[int,
     yield supervised, (shape.hidden, shape.vocab), 1
 
 
-def _time(rows: int, inputs: int, outputs: int, device: str) -> float:
+def _time(rows: int, inputs: int, outputs: int, device: str, clock: Clock) -> float:
     """Seconds of a product and of its input's gradient."""
     made: dict[str, Any] = {"dtype": torch.bfloat16, "device": device}
     given, weight = torch.randn(rows, inputs, **made), torch.randn(outputs, inputs, **made)
     gradient = torch.randn(rows, outputs, **made)
-    forward = _median(lambda: torch.nn.functional.linear(given, weight), device)
-    return forward + _median(lambda: gradient @ weight, device)
+    forward = _median(lambda: torch.nn.functional.linear(given, weight), device, clock)
+    return forward + _median(lambda: gradient @ weight, device, clock)
 
 
 @torch.no_grad()
-def _median(product: Callable[[], torch.Tensor], device: str) -> float:
+def _median(product: Callable[[], torch.Tensor], device: str, clock: Clock) -> float:
     taken: list[float] = []
     product()
-    until = time.perf_counter() + _SECONDS
-    while time.perf_counter() < until or len(taken) < 3:
+    until = clock() + _SECONDS
+    while clock() < until or len(taken) < 3:
         _wait(device)
-        began = time.perf_counter()
+        began = clock()
         product()
         _wait(device)
-        taken.append(time.perf_counter() - began)
+        taken.append(clock() - began)
     return statistics.median(taken)
 
 

@@ -23,6 +23,11 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, help="how often each tool runs; default 3, quick 1")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)), help="of each process")
     parser.add_argument(
+        "--cpu-time",
+        action="store_true",
+        help="count a processor's seconds: for a busy machine, with one thread",
+    )
+    parser.add_argument(
         "--tools", default="", help="only these, by the beginnings of their names: 'Trainer,TRL'"
     )
     parser.add_argument("--llamafactory", type=Path, metavar="VENV", help="a venv that holds LLaMA-Factory")
@@ -38,6 +43,8 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         "--keep", type=Path, metavar="FOLDER", help="work here and leave it; default: a temporary one"
     )
     asked = parser.parse_args(arguments)
+    if asked.cpu_time and (asked.threads > 1 or asked.device == "cuda"):
+        parser.error("--cpu-time: with --threads 1, on a CPU: where one processor does all the work")
     asked.steps = asked.steps or (7 if asked.quick else 20)
     asked.rounds = asked.rounds or (1 if asked.quick else 3)
     asked.shape = SHAPES[asked.shape or ("glm-4-9b" if asked.device == "cuda" else "57m")].with_vocab(

@@ -124,6 +124,17 @@ def test_a_process_is_watched_from_outside(tmp_path: Path) -> None:
     assert 1_000_000 < peak < 60_000_000
 
 
+def test_processor_time_stands_still_while_a_process_sleeps(tmp_path: Path) -> None:
+    lines = tmp_path / "lines"
+    script = (
+        f"import time; file = open({str(lines)!r}, 'w', 1)\n"
+        "file.write('1\\n'); time.sleep(0.3); file.write('2\\n'); time.sleep(0.3)"
+    )
+    ends, status, _ = watched([sys.executable, "-c", script], lines, tmp_path / "log", cpu_time=True)
+    assert status == 0
+    assert 0 <= ends[1] - ends[0] < 0.15
+
+
 def test_the_first_rung_of_the_ladder_switches_nothing_off() -> None:
     first, *others = rungs()
     assert isinstance(first, Ours) and first.overrides == ()
