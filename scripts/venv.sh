@@ -40,13 +40,15 @@ wanted() { { cat pyproject.toml constraints.txt; .venv/bin/python --version; } |
 
 is_installed() { [ "$(cat ".venv/installed-$1" 2>/dev/null)" = "$(wanted)" ]; }
 
-# install base|dev: the package, editable, with the tested versions; dev holds base.
+# install base|dev|bench: the package, editable, with the tested versions; dev and bench hold base.
 install() {
     local what=.
-    if is_installed dev || is_installed "$1"; then
-        return
+    if is_installed "$1"; then return; fi
+    if [ "$1" = base ]; then
+        if is_installed dev || is_installed bench; then return; fi
+    else
+        what=".[$1]"
     fi
-    if [ "$1" = dev ]; then what='.[dev]'; fi
     say "installing $what into .venv (minutes the first time: torch is large)"
     # Twice quiet: errors are still shown.
     .venv/bin/python -m pip install -qq --disable-pip-version-check -c constraints.txt -e "$what" ||

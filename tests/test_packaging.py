@@ -88,6 +88,8 @@ def test_the_scripts_install_only_when_something_changed(installed: Path) -> Non
         file.write("# another day\n")
     assert pips(installed, "install dev") == [f"pip {arguments} .[dev]"]
     assert pips(installed, "install base") == []
+    # What is installed for development lacks the tools that the benchmark compares with.
+    assert pips(installed, "install bench; install bench") == [f"pip {arguments} .[bench]"]
 
 
 def test_a_venv_that_stands_is_kept(installed: Path) -> None:
@@ -116,7 +118,7 @@ def test_a_machine_without_python_is_told_so(tmp_path: Path, checkout: Path) -> 
 
 
 @pytest.mark.parametrize(
-    "script", ["scripts/quickstart", "scripts/slurm-example.sh", "scripts/test", ".ci/run"]
+    "script", ["scripts/bench", "scripts/quickstart", "scripts/slurm-example.sh", "scripts/test", ".ci/run"]
 )
 def test_scripts_are_executable_and_are_bash(script: str) -> None:
     path = ROOT / script
