@@ -15,6 +15,7 @@ from finetune.disk import write_atomically
 from finetune.errors import ConfigError, DataError, StorageError
 from finetune.folder import REJECTED_FILE, RUN_FILE, read_run
 from finetune.report import write_report
+from finetune.startup import loading
 from finetune.train.checkpoint.lock import run_lock
 from finetune.train.checkpoint.resume import choose_resume, make_way
 from finetune.train.monitor.trackers import require_trackers
@@ -75,7 +76,8 @@ def run(
                 _write_rejected(output, prepared.examples)
         with _reported(output), _record(prepared, output, data_dir, model, checkpoint) as record:
             # torch and transformers: seconds that a mistake in the data need not wait for.
-            from finetune.train.session import train_model
+            with loading():
+                from finetune.train.session import train_model
 
             train_model(prepared, model, output, checkpoint, record, stop)
     return output
