@@ -74,6 +74,9 @@ def train(
     ] = None,
     overrides: Overrides = None,
     processes: Processes = None,
+    profile: Annotated[
+        bool, typer.Option("--profile", help="Tell where the time of a step goes; write trace.json.gz.")
+    ] = False,
 ) -> None:
     """Fine-tune MODEL on the conversations in DATA_DIR as CONFIG describes.
 
@@ -82,7 +85,7 @@ def train(
     with loading():
         from finetune.train.launcher import launch
 
-    print(launch(data_dir, model, config, resume, overrides or (), processes))
+    print(launch(data_dir, model, config, resume, overrides or (), processes, profiled=profile))
 
 
 @app.command()

@@ -56,8 +56,12 @@ def run(
     resume: str | None,
     *,
     data: Sequence[dict[str, Any]] | None = None,
+    profiled: bool = False,
 ) -> Path:
-    """A run as `config` describes it. `data`: what the files must be, as an earlier run.json has them."""
+    """A run as `config` describes it. `data`: what the files must be, as an earlier run.json has them.
+
+    `profiled`: the same run, which also tells where the time of a step goes.
+    """
     arguments = config.training_args
     log.set_level(arguments.logging.log_level)
     for notice in config.notices:
@@ -79,7 +83,7 @@ def run(
             with loading():
                 from finetune.train.session import train_model
 
-            train_model(prepared, model, output, checkpoint, record, stop)
+            train_model(prepared, model, output, checkpoint, record, stop, profiled=profiled)
     return output
 
 
