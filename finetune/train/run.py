@@ -134,6 +134,11 @@ def _refuse_what_is_not_built(config: Config) -> None:
             f"run.auto_fit: works with one process, there are {world.world_size()}; "
             "set run.tokens_per_micro_batch to what fits"
         )
+    if config.run.master_weights != "float32" and world.world_size() > 1:
+        raise ConfigError(
+            f"run.master_weights: {config.run.master_weights} works with one process, there are "
+            f"{world.world_size()}; share float32 weights out with training_args.deepspeed or fsdp instead"
+        )
 
 
 def _refuse_other_data(prepared: Prepared, data: Sequence[dict[str, Any]] | None) -> None:
