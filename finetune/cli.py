@@ -10,6 +10,7 @@ import typer
 
 from finetune import __version__, log
 from finetune.errors import DataError, FinetuneError, StorageError
+from finetune.startup import loading
 
 if TYPE_CHECKING:
     from finetune.infer.engine import Sampling
@@ -73,14 +74,18 @@ def train(
     ] = None,
     overrides: Overrides = None,
     processes: Processes = None,
+    profile: Annotated[
+        bool, typer.Option("--profile", help="Tell where the time of a step goes; write trace.json.gz.")
+    ] = False,
 ) -> None:
     """Fine-tune MODEL on the conversations in DATA_DIR as CONFIG describes.
 
     Example: finetune train data_examples THUDM/glm-4-9b-chat-hf configs/lora.yaml
     """
-    from finetune.train.launcher import launch
+    with loading():
+        from finetune.train.launcher import launch
 
-    print(launch(data_dir, model, config, resume, overrides or (), processes))
+    print(launch(data_dir, model, config, resume, overrides or (), processes, profiled=profile))
 
 
 @app.command()
@@ -135,7 +140,8 @@ def rerun(
 
     Example: finetune rerun output output-again
     """
-    from finetune.train.launcher import relaunch
+    with loading():
+        from finetune.train.launcher import relaunch
 
     print(relaunch(output, new_output, processes))
 
@@ -157,7 +163,8 @@ def evaluate(
 
     Example: finetune eval output data_examples/messages.jsonl --limit 100
     """
-    from finetune.eval.command import evaluate_file
+    with loading():
+        from finetune.eval.command import evaluate_file
 
     report = evaluate_file(
         model_or_run,
@@ -189,7 +196,8 @@ def generate(
 
     Example: finetune generate output questions.jsonl answers.jsonl
     """
-    from finetune.infer.command import generate_answers
+    with loading():
+        from finetune.infer.command import generate_answers
 
     sampling = _sampling(max_new_tokens, temperature, top_p, seed)
     written = generate_answers(
@@ -221,8 +229,9 @@ def chat(
 
     Example: finetune chat output --vs-base
     """
-    from finetune.infer.load import load_engine
-    from finetune.serve.terminal import chat as talk
+    with loading():
+        from finetune.infer.load import load_engine
+        from finetune.serve.terminal import chat as talk
 
     engine = load_engine(model_or_run, quantization=quantization, trust_remote_code=trust_remote_code)
     lines = iter(() if message is None else (message,))
@@ -251,7 +260,8 @@ def merge(
 
     Example: finetune merge output merged --dtype bfloat16
     """
-    from finetune.export.merge import merge as run
+    with loading():
+        from finetune.export.merge import merge as run
 
     print("\n".join(run(run_or_adapter, output, dtype, trust_remote_code=trust_remote_code).lines()))
 

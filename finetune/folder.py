@@ -21,6 +21,7 @@ __all__ = [
     "REJECTED_FILE",
     "REPORT_FILE",
     "RUN_FILE",
+    "TRACE_FILE",
     "FileEntry",
     "Manifest",
     "Source",
@@ -39,6 +40,7 @@ METRICS_FILE = "metrics.jsonl"
 PREDICTIONS_FILE = "predictions.jsonl"
 REJECTED_FILE = "rejected.jsonl"
 REPORT_FILE = "report.html"
+TRACE_FILE = "trace.json.gz"
 
 _KINDS = {"config": dict, "model": str, "data_dir": str, "data": list, "result": dict, "before": dict}
 _WITHOUT_IT = "move it away, and the checkpoints beside it can still be used and resumed"

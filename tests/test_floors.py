@@ -103,3 +103,49 @@ def test_help_loads_nothing_heavy(command: tuple[str, ...]) -> None:
 
 def test_the_version_loads_nothing_heavy() -> None:
     assert heavy_modules_after(HELP, "--version") == []
+
+
+UNUSED = (
+    "datasets",
+    "deepspeed",
+    "jieba",
+    "mlflow",
+    "nltk",
+    "pandas",
+    "pyarrow",
+    "rouge_chinese",
+    "scipy",
+    "sklearn",
+    "tensorboard",
+    "transformers.trainer",
+    "wandb",
+)
+
+
+def test_training_loads_no_library_that_it_does_not_use() -> None:
+    """What transformers and peft load themselves (torch._dynamo, bitsandbytes) is not ours to choose."""
+    code = "import json, sys, finetune.train.session\nprint(); print(json.dumps(sorted(sys.modules)))"
+    result = run(code)
+    assert result.returncode == 0, result.stderr
+    assert [name for name in json.loads(result.stdout.splitlines()[-1]) if name in UNUSED] == []
+
+
+def test_loading_torch_leaves_it_out_of_every_later_search_for_garbage() -> None:
+    code = """
+import gc
+from finetune.startup import loading
+with loading():
+    assert not gc.isenabled()
+    import json
+assert gc.isenabled() and not gc.get_freeze_count()
+with loading():
+    import torch
+assert gc.isenabled()
+before = gc.get_freeze_count()
+assert before > 100_000, before
+with loading():
+    import torch.nn
+assert gc.get_freeze_count() <= before
+"""
+    result = run(code)
+    assert result.returncode == 0, result.stderr

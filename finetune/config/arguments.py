@@ -82,7 +82,7 @@ class Optimizer(Section):
         "adagrad",
         "rmsprop",
     ] = "adamw_torch_fused"
-    """The optimizer; the 8-bit ones come from bitsandbytes."""
+    """The optimizer; the 8-bit ones come from bitsandbytes, or with run.master_weights from here."""
 
     optim_args: Annotated[str | None, AfterValidator(_with_options)] = None
     """Options of the optimizer, as `name=value,name=value`."""

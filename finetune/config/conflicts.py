@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from finetune.config.arguments import TrainingArgs
 from finetune.config.deepspeed import zero_stage
 from finetune.config.fsdp import FsdpConfig, contradictions
-from finetune.config.sections import DataConfig, ModelConfig
+from finetune.config.sections import DataConfig, ModelConfig, RunConfig
 from finetune.config.sharding import why_not_in_parts, why_not_shared
 from finetune.config.tuning import LoraTuning, PrefixTuning, PromptTuning, Tuning
 from finetune.errors import ConfigError
@@ -29,7 +29,7 @@ class ConflictsError(ValueError):
 
 
 def find_conflicts(
-    data: DataConfig, model: ModelConfig, tuning: Tuning | None, args: TrainingArgs
+    data: DataConfig, model: ModelConfig, tuning: Tuning | None, args: TrainingArgs, run: RunConfig
 ) -> list[Conflict]:
     """All conflicts of a configuration whose sections are each valid."""
     return [
@@ -41,6 +41,7 @@ def find_conflicts(
         *_sharding(model, tuning, args),
         *_tuning(model, tuning, args),
         *_adapter_options(tuning),
+        *_master_weights(model, tuning, args, run),
     ]
 
 
@@ -202,6 +203,32 @@ def _tuning(model: ModelConfig, tuning: Tuning | None, args: TrainingArgs) -> It
             ("peft_config", "model_config.adapter"),
             "the adapter that is continued brings its own; remove one of them (--set peft_config=null)",
         )
+
+
+_MASTERED = ("adamw_torch", "adamw_torch_fused", "adamw_8bit", "adamw_bnb_8bit")
+"""Optimizers that there are for bfloat16 weights: the moments of the last two take 8 bits."""
+
+
+def _master_weights(
+    model: ModelConfig, tuning: Tuning | None, args: TrainingArgs, run: RunConfig
+) -> Iterator[Conflict]:
+    """`split` and `stochastic` are for all weights of a bfloat16 model in one process."""
+    if run.master_weights == "float32":
+        return
+    own, kept = "run.master_weights", f"{run.master_weights} keeps the weights in bfloat16"
+    if tuning is not None or model.adapter is not None:
+        other = "peft_config" if tuning is not None else "model_config.adapter"
+        yield Conflict((own, other), "is for full fine-tuning; an adapter is small, and learns in float32")
+    for key, there in (("deepspeed", args.placement.deepspeed), ("fsdp", args.placement.sharding)):
+        if there is not None:
+            yield Conflict(
+                (own, *_args(key)), f"is for one process; {key} keeps weights its own way, remove one"
+            )
+    if model.dtype in ("float32", "float16"):
+        yield Conflict((own, "model_config.dtype"), f"{kept}; set model_config.dtype: bfloat16")
+    if args.optimizer.optim not in _MASTERED:
+        offer = ", ".join(_MASTERED)
+        yield Conflict((own, *_args("optim")), f"{kept}, which {args.optimizer.optim} cannot; use {offer}")
 
 
 def _adapter_options(tuning: Tuning | None) -> Iterator[Conflict]:

@@ -77,7 +77,8 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _agrees_with_itself(self) -> "Config":
-        if conflicts := find_conflicts(self.data_config, self.model, self.peft_config, self.training_args):
+        conflicts = find_conflicts(self.data_config, self.model, self.peft_config, self.training_args, self.run)
+        if conflicts:
             raise ConflictsError(conflicts)
         return self
 

@@ -112,6 +112,9 @@ class RunConfig(Section):
     on_nonfinite: Literal["stop", "skip"] = "stop"
     """When a loss or gradient is not finite: stop before the update, or leave the update out and go on."""
 
+    master_weights: Literal["float32", "split", "stochastic"] = "float32"
+    """`split`: weights in bfloat16, float32's other half in the optimizer; `stochastic`: bfloat16 only."""
+
     auto_fit: bool = False
     """Where memory runs out, halve the tokens of a micro-batch and repeat the step. One process only."""
 

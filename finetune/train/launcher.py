@@ -46,6 +46,8 @@ def launch(
     resume: str | None,
     overrides: Sequence[str],
     processes: int | None = None,
+    *,
+    profiled: bool = False,
 ) -> Path:
     """`finetune train` in as many processes as there are GPUs, or `processes`; returns the run folder.
 
@@ -54,10 +56,11 @@ def launch(
     asked = load_config(config, overrides, data_dir=data_dir)
     count = count_processes(asked, processes)
     if count == 1:
-        return run(asked, data_dir, model, resume)
+        return run(asked, data_dir, model, resume, profiled=profiled)
     log.set_level(asked.training_args.logging.log_level)
     words = [str(data_dir), model, str(config), *(() if resume is None else (resume,))]
     options = [word for override in overrides for word in ("--set", override)]
+    options += ["--profile"] if profiled else []
     output = Path(asked.training_args.saving.output_dir)
     supervise(["train", *options, "--", *words], count, output)
     return output

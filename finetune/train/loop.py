@@ -6,8 +6,10 @@ processes and the layout change the speed, and the gradient not at all.
 """
 
 import gc
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -31,6 +33,9 @@ from finetune.train.scoring import Scorer
 from finetune.train.signals import StopSignals
 from finetune.train.trainee import Trainee
 
+if TYPE_CHECKING:
+    from finetune.train.profile import Profile
+
 MOST_SKIPPED = 10
 
 
@@ -49,13 +54,15 @@ class Loop:
     saver: Saver
     stop: StopSignals
     position: Position = field(default_factory=Position)
+    profile: "Profile | None" = None
 
     def run(self) -> None:
         """Train from the position to the last step. Raises Preempted or TrainingError when it ends early."""
         if self.position.step == 0 and self.config.training_args.evaluation.eval_on_start:
             self._evaluate()
         for step in self.plan.steps(self.position.step, self.total_steps):
-            loss, taken = self._take(step)
+            with nullcontext() if self.profile is None else self.profile.step(step.index + 1):
+                loss, taken = self._take(step)
             self._advance(step, loss, taken)
             scores = self._evaluate_if_due()
             self._save_if_due(scores)

@@ -12,6 +12,7 @@ from transformers.optimization import Adafactor, get_scheduler
 
 from finetune.config.arguments import Optimizer, Schedule, count_steps
 from finetune.errors import ConfigError, MissingLibraryError
+from finetune.train.masters import MasterWeights, NarrowAdamW
 
 NamedParameters = Iterable[tuple[str, nn.Parameter]]
 
@@ -19,8 +20,13 @@ NamedParameters = Iterable[tuple[str, nn.Parameter]]
 _UNDECAYED = re.compile(r"bias|layernorm|rmsnorm|(?:^|\.)norm(?:$|\.)|_norm(?:$|\.)", re.IGNORECASE)
 
 
-def make_optimizer(section: Optimizer, parameters: NamedParameters) -> torch.optim.Optimizer:
-    """The optimizer `optim` names, over the trainable parameters; biases and norms without weight decay."""
+def make_optimizer(
+    section: Optimizer, parameters: NamedParameters, masters: MasterWeights = "float32"
+) -> torch.optim.Optimizer:
+    """The optimizer `optim` names, over the trainable parameters; biases and norms without weight decay.
+
+    `masters`: where bfloat16 weights keep what they lack of float32, as `run.master_weights` says.
+    """
     decayed: list[nn.Parameter] = []
     undecayed: list[nn.Parameter] = []
     for name, parameter in parameters:
@@ -30,10 +36,12 @@ def make_optimizer(section: Optimizer, parameters: NamedParameters) -> torch.opt
         for params, decay in ((decayed, section.weight_decay), (undecayed, 0.0))
         if params
     ]
-    return _of_name(section, groups)
+    return _of_name(section, groups, masters)
 
 
-def _of_name(section: Optimizer, groups: list[dict[str, object]]) -> torch.optim.Optimizer:
+def _of_name(
+    section: Optimizer, groups: list[dict[str, object]], masters: MasterWeights
+) -> torch.optim.Optimizer:
     rate: dict[str, Any] = {"lr": section.learning_rate}
     adam = rate | {"betas": (section.adam_beta1, section.adam_beta2), "eps": section.adam_epsilon}
     makers: dict[str, tuple[Callable[..., torch.optim.Optimizer], dict[str, Any]]] = {
@@ -44,7 +52,10 @@ def _of_name(section: Optimizer, groups: list[dict[str, object]]) -> torch.optim
         "rmsprop": (torch.optim.RMSprop, rate),
         "adafactor": (Adafactor, rate | {"scale_parameter": False, "relative_step": False}),
     }
-    maker, options = makers.get(section.optim) or (_eight_bit(section.optim), adam)
+    if masters == "float32":
+        maker, options = makers.get(section.optim) or (_eight_bit(section.optim), adam)
+    else:
+        maker, options = NarrowAdamW, adam | {"masters": masters, "eight_bit": "8bit" in section.optim}
     try:
         return maker(groups, **(options | section.options))
     except (TypeError, ValueError) as error:

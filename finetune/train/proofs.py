@@ -4,12 +4,13 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
+from torch.nn.functional import pad
 
 from finetune.errors import TrainingError, some_of
 from finetune.model.tuning import Tuned
 from finetune.train.parallel import group
 
-Fingerprints = Mapping[str, tuple[int, int]]
+Fingerprints = Mapping[str, tuple[int, ...]]
 Held = Callable[[Any], torch.Tensor]
 
 
@@ -35,9 +36,9 @@ def check_first_gradients(gradients: Iterable[tuple[str, torch.Tensor | None]]) 
 
 @torch.no_grad()
 def fingerprint_frozen(tuned: Tuned, held: Held = torch.Tensor.detach) -> Fingerprints:
-    """Two integer sums over the bits of every frozen weight, on its own device.
+    """Integer sums over the bits of every frozen weight, on its own device: plain, and weighted by position.
 
-    The second is weighted by position, so that a swap shows; both wrap exactly, so the same bits always agree.
+    They wrap exactly, so the same bits always agree; a change shows in the first, a swap in the others.
     `held`: what this process has of a weight.
     """
     return {name: _sums(held(parameter)) for name, parameter in tuned.frozen()}
@@ -51,12 +52,30 @@ def check_frozen(tuned: Tuned, before: Fingerprints, held: Held = torch.Tensor.d
         raise TrainingError(f"{some_of(named)}: these weights are frozen, and training changed them")
 
 
-def _sums(tensor: torch.Tensor, chunk: int = 1 << 24) -> tuple[int, int]:
-    bits = tensor.contiguous().view(-1).view(torch.uint8).view(-1)
-    words = bits[: len(bits) // 2 * 2].view(torch.int16)
-    total = weighted = 0
-    for piece in words.split(chunk):
-        wide = piece.to(torch.int64)
-        total += int(wide.sum())
-        weighted = weighted * 31 + int((wide * torch.arange(1, len(wide) + 1, device=wide.device)).sum())
-    return total + int(bits[len(words) * 2 :].sum()), weighted & (1 << 64) - 1
+_WIDTH = 1024
+_ROWS = 1024
+"""Words of 64 bits that are summed at once: 8 MB of them."""
+
+
+def _sums(tensor: torch.Tensor) -> tuple[int, ...]:
+    """Of 64-bit words the sum, the sum weighted by position, and the same of their upper halves alone.
+
+    A swap of two words that differ in the topmost bit wraps to nothing in the second, and shows in the third.
+    """
+    bits = tensor.contiguous().view(-1).view(torch.uint8)
+    if bits.storage_offset() % 8:
+        bits = bits.clone()
+    whole = len(bits) // (8 * _WIDTH) * (8 * _WIDTH)
+    rest = pad(bits[whole:], (0, 8 * _WIDTH - (len(bits) - whole)))
+    sums, start = torch.zeros(3, dtype=torch.int64, device=bits.device), 0
+    for piece in (*bits[:whole].view(torch.int64).view(-1, _WIDTH).split(_ROWS), rest.view(torch.int64)[None]):
+        sums += torch.stack([piece.sum(), _by_position(piece, start), _by_position(piece >> 32, start)])
+        start += len(piece)
+    return tuple(sums.tolist())
+
+
+def _by_position(words: torch.Tensor, start: int) -> torch.Tensor:
+    """The sum of (R, _WIDTH) words, each times its number; `start` rows stand before them."""
+    # Rows and columns apart: two sums instead of a product as large as the words.
+    rows = torch.arange(start, start + len(words), device=words.device) * _WIDTH
+    return (words.sum(1) * rows).sum() + (words.sum(0) * torch.arange(_WIDTH, device=words.device)).sum()

@@ -15,6 +15,7 @@ from finetune.disk import write_atomically
 from finetune.errors import ConfigError, DataError, StorageError
 from finetune.folder import REJECTED_FILE, RUN_FILE, read_run
 from finetune.report import write_report
+from finetune.startup import loading
 from finetune.train.checkpoint.lock import run_lock
 from finetune.train.checkpoint.resume import choose_resume, make_way
 from finetune.train.monitor.trackers import require_trackers
@@ -55,8 +56,12 @@ def run(
     resume: str | None,
     *,
     data: Sequence[dict[str, Any]] | None = None,
+    profiled: bool = False,
 ) -> Path:
-    """A run as `config` describes it. `data`: what the files must be, as an earlier run.json has them."""
+    """A run as `config` describes it. `data`: what the files must be, as an earlier run.json has them.
+
+    `profiled`: the same run, which also tells where the time of a step goes.
+    """
     arguments = config.training_args
     log.set_level(arguments.logging.log_level)
     for notice in config.notices:
@@ -75,9 +80,10 @@ def run(
                 _write_rejected(output, prepared.examples)
         with _reported(output), _record(prepared, output, data_dir, model, checkpoint) as record:
             # torch and transformers: seconds that a mistake in the data need not wait for.
-            from finetune.train.session import train_model
+            with loading():
+                from finetune.train.session import train_model
 
-            train_model(prepared, model, output, checkpoint, record, stop)
+            train_model(prepared, model, output, checkpoint, record, stop, profiled=profiled)
     return output
 
 
@@ -127,6 +133,11 @@ def _refuse_what_is_not_built(config: Config) -> None:
         raise ConfigError(
             f"run.auto_fit: works with one process, there are {world.world_size()}; "
             "set run.tokens_per_micro_batch to what fits"
+        )
+    if config.run.master_weights != "float32" and world.world_size() > 1:
+        raise ConfigError(
+            f"run.master_weights: {config.run.master_weights} works with one process, there are "
+            f"{world.world_size()}; share float32 weights out with training_args.deepspeed or fsdp instead"
         )
 
 

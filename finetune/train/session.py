@@ -1,5 +1,6 @@
 """The part of a run that needs torch: make the trainee, loop, and say what came of it."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -32,9 +33,19 @@ from finetune.train.trainee import Trainee, make_trainee
 
 
 def train_model(
-    prepared: Prepared, model: str, output: Path, checkpoint: Path | None, record: RunRecord, stop: StopSignals
+    prepared: Prepared,
+    model: str,
+    output: Path,
+    checkpoint: Path | None,
+    record: RunRecord,
+    stop: StopSignals,
+    *,
+    profiled: bool = False,
 ) -> None:
-    """Train from the checkpoint (None: from the start) to the last step, then evaluate on the test file."""
+    """Train from the checkpoint (None: from the start) to the last step, then evaluate on the test file.
+
+    `profiled`: watch a few steps, and tell where their time goes.
+    """
     config = prepared.config
     _require_known_ids(prepared, model)
     if config.training_args.saving.save_strategy == "no":
@@ -49,6 +60,11 @@ def train_model(
     position = _go_on(checkpoint, trainee, saver, config.training_args.batches.seed)
     with open_trackers(config, output) as track:
         loop = _loop(prepared, trainee, saver, position, stop, track)
+        if profiled and world.is_main():
+            from finetune.train.profile import Profile
+
+            watched = Profile.of_run(output, trainee.objective, position.step, loop.total_steps)
+            loop = replace(loop, profile=watched)
         record.note(base=_describe(trainee), plan=_plan(loop))
         log.info(
             f"{loop.plan.conversations_per_step} conversations a step, {loop.plan.steps_per_epoch} steps an "

@@ -62,7 +62,7 @@ def make_trainee(
         neftune_alpha=arguments.objective.neftune_noise_alpha,
         autocast_dtype=sharing.autocast_dtype(tuned),
     )
-    optimizer = make_optimizer(arguments.optimizer, tuned.trainable())
+    optimizer = make_optimizer(arguments.optimizer, tuned.trainable(), config.run.master_weights)
     schedule = make_schedule(arguments.schedule, optimizer, total_steps)
     back_end = sharing.back_end(objective, dict(tuned.trainable()), optimizer)
     layout, why = choose_layout(tuned, config.model.attention, longest, device)
@@ -80,7 +80,8 @@ def load_tuned(config: Config, model: str, device: torch.device, sharing: Sharin
     else:
         base = load_base(model, config.model, device=device, dtype=sharing.load_dtype())
     whole_model = config.peft_config is None and config.model.adapter is None
-    wide = not (sharing.weights or (sharing.kind == "zero" and whole_model))  # DeepSpeed widens what it keeps
+    # DeepSpeed widens what it keeps, and so do optimizers that keep what bfloat16 lacks.
+    wide = not (sharing.weights or (sharing.kind == "zero" and whole_model) or sharing.narrow)
     if config.model.adapter is not None:
         tuned = load_adapter(base, Path(config.model.adapter), trainable=True, wide=wide)
         sharing.refuse_adapter(tuned)

@@ -82,10 +82,14 @@ def test_frozen_weights_that_stayed_pass(tuned: Tuned) -> None:
     check_frozen(tuned, before)
 
 
-@pytest.mark.parametrize("change", ["one bit", "a sign of zero", "a swap", "moved by one"])
+CHANGES = ["one bit", "a sign of zero", "a swap", "a swap of two signs", "at the end", "moved by one"]
+
+
+@pytest.mark.parametrize("change", CHANGES)
 def test_a_frozen_weight_that_changed_is_named(change: str, tuned: Tuned) -> None:
     name, parameter = next((n, p) for n, p in tuned.frozen() if "down_proj" in n)
     parameter.data[0, 0] = 0.0
+    parameter.data.view(-1)[:12] = torch.tensor([0.0, 1, 2, 3, 4, 5, 6, 7, 0, 1, 2, -3])
     before = fingerprint_frozen(tuned)
     flat = parameter.data.view(-1)
     match change:
@@ -95,9 +99,24 @@ def test_a_frozen_weight_that_changed_is_named(change: str, tuned: Tuned) -> Non
             flat[0] = -0.0
         case "a swap":
             flat[[5, 6]] = flat[[6, 5]]
+        case "a swap of two signs":  # the topmost bits of two words of 64 bits, which are else the same
+            flat[[3, 11]] *= -1
+        case "at the end":
+            flat[[-1, -2]] = flat[[-2, -1]]
         case "moved by one":
             flat.copy_(flat.roll(1))
     with pytest.raises(TrainingError, match=f"{name}: these weights are frozen, and training changed them"):
+        check_frozen(tuned, before)
+
+
+@pytest.mark.parametrize(("one", "other"), [(0, 4096), (5, 3 * 4096 + 1), (2 << 20, 4096 * 1024 + 7)])
+def test_a_swap_far_apart_is_noticed(one: int, other: int) -> None:
+    weight = torch.nn.Parameter(torch.zeros((1 << 22) + 100, dtype=torch.bfloat16), requires_grad=False)
+    weight.data[one] = 1.0
+    tuned = Tuned(torch.nn.ParameterDict({"w": weight}), "full", torch.float32)  # type: ignore[arg-type]
+    before = fingerprint_frozen(tuned)
+    weight.data[[one, other]] = weight.data[[other, one]]
+    with pytest.raises(TrainingError, match="w: these weights are frozen"):
         check_frozen(tuned, before)
 
 

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from finetune.model.batch import Batch
 from finetune.train.checkpoint.holder import Holder
 from finetune.train.checkpoint.state import Parts
+from finetune.train.masters import NarrowAdamW
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,15 +84,25 @@ def apply_if_finite(
     The gate stands before the update: one NaN would otherwise reach every weight through the optimizer.
     """
     gradients = [p.grad for p in parameters if p.grad is not None]
-    norm = torch.nn.utils.get_total_norm(gradients)
+    norm = _total_norm(gradients)
     grad_norm = float(_whole(norm))
     applied = math.isfinite(loss) and math.isfinite(grad_norm)
     if applied:
-        if max_grad_norm > 0:
+        if max_grad_norm > 0 and isinstance(optimizer, NarrowAdamW):
+            optimizer.gradient_scale = min(1.0, max_grad_norm / (grad_norm + 1e-6))
+        elif max_grad_norm > 0:
             torch.nn.utils.clip_grads_with_norm_(parameters, max_grad_norm, norm)
         optimizer.step()
     optimizer.zero_grad(set_to_none=True)
     return Update(grad_norm, applied)
+
+
+def _total_norm(gradients: Sequence[Tensor]) -> Tensor:
+    """Over all gradients; in float32, which torch's own takes no care of where gradients are narrower."""
+    if all(gradient.dtype == torch.float32 for gradient in gradients):
+        return torch.nn.utils.get_total_norm(gradients)
+    norms = [torch.linalg.vector_norm(gradient, dtype=torch.float32) for gradient in gradients]
+    return torch.linalg.vector_norm(torch.stack(norms))
 
 
 def _whole(norm: Tensor) -> Tensor:

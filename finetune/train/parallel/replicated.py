@@ -14,6 +14,7 @@ from finetune.model.batch import Batch
 from finetune.model.head import SupervisedLoss
 from finetune.train.checkpoint.holder import Holder, WholeHolder
 from finetune.train.checkpoint.state import Parts
+from finetune.train.masters import NarrowAdamW
 from finetune.train.parallel.back_end import Update, apply_if_finite
 
 
@@ -36,6 +37,9 @@ class Replicated:
         self._module = objective if world.world_size() == 1 else _distributed(objective, section)
 
     def accumulate(self, batch: Batch, scale: float, *, last: bool) -> Tensor:
+        if isinstance(self._optimizer, NarrowAdamW) and not self._optimizer.has_gradients:
+            # A sum of several gradients needs more bits than each of them.
+            self._optimizer.add_gradients_in(torch.bfloat16 if last else torch.float32)
         with self._exchanging(last):
             summed: Tensor = self._module(batch)
             (summed * (scale * world.world_size())).backward()  # DDP averages

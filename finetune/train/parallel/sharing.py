@@ -38,6 +38,7 @@ class Sharing:
         shape = read_model_config(model, config.model)
         dtype = DTYPES.get(config.model.dtype) or _stored_dtype(shape)
         alone = world.world_size() == 1
+        _refuse_wide_base(config, dtype)
         if placement.deepspeed is not None:
             said = wants_bf16(placement.deepspeed)
             made = fill(
@@ -66,6 +67,11 @@ class Sharing:
     def weights(self) -> bool:
         """Whether the weights are shared out too, so that nobody may load all of them."""
         return self.kind == "fsdp2" or (self.kind == "zero" and self.zero["zero_optimization"]["stage"] == 3)
+
+    @property
+    def narrow(self) -> bool:
+        """Whether weights learn in bfloat16, and the optimizer sees to what they lack of float32."""
+        return self.config.run.master_weights != "float32"
 
     @property
     def reentrant_checkpointing(self) -> bool:
@@ -132,7 +138,7 @@ class Sharing:
 
     def autocast_dtype(self, tuned: Tuned) -> torch.dtype | None:
         """bfloat16 over wider weights, where `bf16` asks for it or the base came in it; None: as they are."""
-        if self.kind == "zero":
+        if self.kind == "zero" or self.narrow:
             return None  # the weights themselves are bfloat16
         if tuned.mixed:
             return tuned.base_dtype
@@ -140,6 +146,15 @@ class Sharing:
         wanted = self.config.training_args.placement.bf16 or tuned.base_dtype == narrow
         wide = tuned.kind == "full" or tuned.base_dtype == torch.float32
         return narrow if wanted and wide else None
+
+
+def _refuse_wide_base(config: Config, dtype: torch.dtype) -> None:
+    masters, name = config.run.master_weights, str(dtype).removeprefix("torch.")
+    if masters != "float32" and dtype != torch.bfloat16:
+        raise ConfigError(
+            f"run.master_weights: {masters} keeps the weights in bfloat16, and the base is {name}; "
+            "set model_config.dtype: bfloat16, or remove it"
+        )
 
 
 def _stored_dtype(shape: Any) -> torch.dtype:
