@@ -10,7 +10,7 @@ The engine leaves a model as it found it, so that a training loop can call it be
 """
 
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -28,7 +28,9 @@ from finetune import log
 from finetune.chat.template import ChatTemplate
 from finetune.data.encode import Example
 from finetune.errors import ConfigError, ModelError
+from finetune.infer.decode import Decoder, Virtual
 from finetune.infer.engine import Completion, Finish, Sampling
+from finetune.infer.slots import SLOTS, why_no_slots
 from finetune.infer.text import TextPieces
 from finetune.infer.worker import Worker
 from finetune.model.attention import PLAIN, STOCK, stock_attention
@@ -83,6 +85,8 @@ class HFEngine:
 
         Greedy results do not depend on the batches but for rounding; sampled ones do.
         """
+        if prompts and self._why_not_slots(prompts, sampling) is None:
+            return self._write(prompts, sampling, batch_size)
         order = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))
         done: dict[int, Completion] = {}
         with self._stock(), _own_randomness(sampling.seed), log.progress("generating", len(order)) as advance:
@@ -142,15 +146,34 @@ class HFEngine:
         with self._stock(), _own_randomness(sampling.seed):
             self._call([prompt], sampling, one_beam)
 
+    def _why_not_slots(self, prompts: Sequence[Sequence[int]], sampling: Sampling) -> str | None:
+        """The reason these prompts are left to transformers' `generate`; None where rows may come and go."""
+        if sampling.num_beams > 1:
+            return "a beam search"
+        if self._lockstep:
+            return "processes share the weights"
+        _, virtual = self._virtual_tokens()
+        return why_no_slots(self._base, virtual + max(map(len, prompts)) + sampling.max_new_tokens)
+
+    def _write(self, prompts: Sequence[Sequence[int]], sampling: Sampling, batch_size: int) -> list[Completion]:
+        require_known_ids(max(map(max, prompts)), self._embeddings())
+        decoder = Decoder(self._base, self._virtual(), sampling, self.template.stop_ids, batch_size)
+        with self._as(SLOTS), log.progress("generating", len(prompts)) as advance, _memory(prompts, batch_size):
+            rows = decoder.run(prompts, self._device, advance)
+        return [_completion(row, self.template.stop_ids) for row in rows]
+
+    @torch.no_grad()
+    def _virtual(self) -> Virtual:
+        kind, tokens = self._virtual_tokens()
+        if kind == "prefix":
+            return Virtual(tokens, prefix=cast(Any, self._peft().get_prompt(batch_size=1)))
+        if kind == "prompt":
+            return Virtual(tokens, embeddings=self._peft().get_prompt(batch_size=1)[0])
+        return Virtual()
+
     def _complete(self, prompts: Sequence[Sequence[int]], sampling: Sampling) -> list[Completion]:
-        try:
+        with _memory(prompts, len(prompts)):
             rows = self._call(prompts, sampling, {}).tolist()
-        except torch.OutOfMemoryError as error:
-            longest = max(map(len, prompts))
-            raise ModelError(
-                f"out of device memory answering {len(prompts)} prompts of up to {longest} tokens at once; "
-                "use a smaller batch (--batch-size, per_device_eval_batch_size)"
-            ) from error
         return [_completion(row, self.template.stop_ids) for row in rows]
 
     @torch.no_grad()
@@ -206,24 +229,38 @@ class HFEngine:
         assert isinstance(self.model, PeftModel)
         return self.model
 
+    def _stock(self) -> AbstractContextManager[None]:
+        attention = self._base.config._attn_implementation
+        return self._as(attention if attention in _LEFT_AS_IS else stock_attention(self._base))
+
     @contextmanager
-    def _stock(self) -> Iterator[None]:
-        """Evaluation mode, stock attention and no generation defaults but ours; all of it put back after."""
+    def _as(self, wanted: str) -> Iterator[None]:
+        """Evaluation mode, this attention and no generation defaults but ours; all of it put back after."""
         base = self._base
         modes = {module: module.training for module in self.model.modules()}
         attention, defaults = base.config._attn_implementation, base.generation_config
         try:
             self.model.eval()
             base.generation_config = GenerationConfig()
-            if attention not in _LEFT_AS_IS:
-                base.set_attn_implementation(stock_attention(base))
+            base.set_attn_implementation(wanted)
             yield
         finally:
-            if attention not in _LEFT_AS_IS:
-                base.set_attn_implementation(attention)
+            base.set_attn_implementation(attention)
             base.generation_config = defaults
             for module, training in modes.items():
                 module.training = training
+
+
+@contextmanager
+def _memory(prompts: Sequence[Sequence[int]], at_once: int) -> Iterator[None]:
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        rows, longest = min(at_once, len(prompts)), max(map(len, prompts))
+        raise ModelError(
+            f"out of device memory answering {rows} prompts of up to {longest} tokens at once; "
+            "use a smaller batch (--batch-size, per_device_eval_batch_size)"
+        ) from error
 
 
 def _refuse_changed_base(model: PeftModel) -> None:
