@@ -106,7 +106,7 @@ class _Run:
     def step(self) -> int:
         """Write one token to each row that runs or may begin; returns how many are done with it."""
         self._admit()
-        logits = self._forward()
+        logits = self.logits()
         texts = [(row.prompt, row.written) for row in self.running]
         tokens = self.choice.choose(logits, [row.number for row in self.running], texts)
         for row, token in zip(self.running, tokens, strict=True):
@@ -160,7 +160,7 @@ class _Run:
             self.running.pop()
         return len(done)
 
-    def _forward(self) -> torch.Tensor:
+    def logits(self) -> torch.Tensor:
         """Logits of the next token of each running row, (B, V)."""
         fed = [row.next(self.decoder.virtual) for row in self.running]
         ids, now = _round(fed, sum(bool(row.written) for row in self.running), self.device)
@@ -204,3 +204,16 @@ def _round(
         visible=(torch.arange(seen, device=device) <= given[2, :going, None])[:, None, None],
         borders=list(accumulate((len(tokens) for tokens, _ in fed[going:]), initial=0)),
     )
+
+
+def trial(
+    model: PreTrainedModel, virtual: Virtual, texts: Sequence[list[int]], device: torch.device
+) -> torch.Tensor:
+    """Logits behind two texts, (2, V), as rows compute them: the second begins where the first goes on."""
+    run = _Run(Decoder(model, virtual, Sampling(), (), 1), [], device)
+    first, second = Row(0, texts[0][:-1]), Row(1, texts[1])
+    run.running.append(first)
+    run.logits()
+    first.written.append(texts[0][-1])
+    run.running.append(second)
+    return run.logits()
