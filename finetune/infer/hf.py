@@ -1,19 +1,19 @@
-"""Generation on transformers, for a plain model or one with any of peft's adapters, on its stock attention.
+"""Generation on a loaded transformers model, plain or with any of peft's adapters.
 
-Batches are padded on the left and sorted by length. Virtual tokens of a prefix or prompt are put in place here,
-at the positions they had in training (peft's own `generate` counts a row's padding into them):
-
-    prefix   cache: P keys and values, row: [dummy × P] [pad] [prompt]; transformers resumes behind the cache
-    prompt   embeddings of the row: [pad] [virtual × P] [prompt]
+Where the model's layers keep keys and values and nothing else, answers are written by a `Decoder`. Beams,
+streams, weights in shares, and models that it would be wrong for are left to transformers' own `generate`, on
+padded batches and stock attention.
 
 The engine leaves a model as it found it, so that a training loop can call it between two steps.
 """
 
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, cast
 
+import numpy as np
 import torch
 from peft import PeftModel
 from transformers import (
@@ -28,12 +28,16 @@ from finetune import log
 from finetune.chat.template import ChatTemplate
 from finetune.data.encode import Example
 from finetune.errors import ConfigError, ModelError
+from finetune.infer.decode import Decoder, Virtual, trial
 from finetune.infer.engine import Completion, Finish, Sampling
+from finetune.infer.padded import behind_prefix, generation_config, pad_left, with_virtual_words
+from finetune.infer.slots import SLOTS, why_no_slots
 from finetune.infer.text import TextPieces
 from finetune.infer.worker import Worker
 from finetune.model.attention import PLAIN, STOCK, stock_attention
 from finetune.model.batch import collate, require_known_ids
 from finetune.model.head import SupervisedLoss
+from finetune.model.layout import apart, tolerance
 from finetune.model.tuning import Kind, Tuned
 
 _LEFT_AS_IS = (STOCK, PLAIN)
@@ -83,6 +87,8 @@ class HFEngine:
 
         Greedy results do not depend on the batches but for rounding; sampled ones do.
         """
+        if prompts and self._why_not_slots(prompts, sampling) is None:
+            return self._write(prompts, sampling, batch_size)
         order = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))
         done: dict[int, Completion] = {}
         with self._stock(), _own_randomness(sampling.seed), log.progress("generating", len(order)) as advance:
@@ -110,10 +116,14 @@ class HFEngine:
         """The summed cross-entropy of an example's supervised tokens, in nats, and how many they are."""
         require_known_ids(int(example.input_ids.max()), self._embeddings())
         batch = collate([example]).to(self._device)
+        with self._stock():
+            return float(self._objective()(batch)), len(batch.targets)
+
+    def _objective(self) -> SupervisedLoss:
+        """On one conversation at a time; modules are as they are, training or not."""
         kind, virtual = self._virtual_tokens()
         tuned = Tuned(self._base if kind == "full" else self.model, kind, self._base.dtype, virtual)
-        with self._stock():
-            return float(SupervisedLoss(tuned, flat=False)(batch)), len(batch.targets)
+        return SupervisedLoss(tuned, flat=False)
 
     @contextmanager
     def without_adapter(self) -> Iterator[None]:
@@ -142,15 +152,56 @@ class HFEngine:
         with self._stock(), _own_randomness(sampling.seed):
             self._call([prompt], sampling, one_beam)
 
+    def _why_not_slots(self, prompts: Sequence[Sequence[int]], sampling: Sampling) -> str | None:
+        """The reason these prompts are left to transformers' `generate`; None where rows may come and go."""
+        if sampling.num_beams > 1:
+            return "a beam search"
+        if self._lockstep:
+            return "processes share the weights"
+        _, virtual = self._virtual_tokens()
+        longest = virtual + max(map(len, prompts)) + sampling.max_new_tokens
+        return why_no_slots(self._base, longest) or self._slots_fail
+
+    def _write(self, prompts: Sequence[Sequence[int]], sampling: Sampling, batch_size: int) -> list[Completion]:
+        require_known_ids(max(map(max, prompts)), self._embeddings())
+        with self._as(SLOTS), log.progress("generating", len(prompts)) as advance, _memory(prompts, batch_size):
+            decoder = Decoder(self._base, self._virtual(), sampling, self.template.stop_ids, batch_size)
+            rows = decoder.run(prompts, self._device, advance)
+        return [_completion(row, self.template.stop_ids) for row in rows]
+
+    @torch.no_grad()
+    def _virtual(self) -> Virtual:
+        kind, tokens = self._virtual_tokens()
+        if kind == "prefix":
+            return Virtual(tokens, prefix=cast(Any, self._peft().get_prompt(batch_size=1)))
+        if kind == "prompt":
+            return Virtual(tokens, embeddings=self._peft().get_prompt(batch_size=1)[0])
+        return Virtual()
+
+    @cached_property
+    @torch.no_grad()
+    def _slots_fail(self) -> str | None:
+        """The reason not to use them, after a trial on the model itself; None where the logits agree."""
+        texts = [[i * (97 + 2 * n) % self._embeddings() for i in range(n)] for n in (9, 7)]
+        with self._as(SLOTS):
+            ours = trial(self._base, self._virtual(), texts, self._device)
+        with self._stock():
+            stock = [self._last_logits(text) for text in texts]
+        difference = apart(ours, torch.cat(stock))
+        if difference <= tolerance(self._base, ours.dtype):  # NaN is no agreement
+            return None
+        reason = f"logits over slots and on stock attention differ by {difference:.1e} on this model"
+        log.warning(f"{reason}; answers are written by transformers' own loop")
+        return reason
+
+    def _last_logits(self, text: Sequence[int]) -> torch.Tensor:
+        example = Example(np.array(text, dtype=np.int32), np.zeros(len(text), dtype=np.bool_))
+        last = torch.tensor([len(text) - 1], device=self._device)
+        return self._objective().logits(collate([example]).to(self._device), last)
+
     def _complete(self, prompts: Sequence[Sequence[int]], sampling: Sampling) -> list[Completion]:
-        try:
+        with _memory(prompts, len(prompts)):
             rows = self._call(prompts, sampling, {}).tolist()
-        except torch.OutOfMemoryError as error:
-            longest = max(map(len, prompts))
-            raise ModelError(
-                f"out of device memory answering {len(prompts)} prompts of up to {longest} tokens at once; "
-                "use a smaller batch (--batch-size, per_device_eval_batch_size)"
-            ) from error
         return [_completion(row, self.template.stop_ids) for row in rows]
 
     @torch.no_grad()
@@ -159,7 +210,7 @@ class HFEngine:
     ) -> torch.Tensor:
         """The new tokens of each prompt, (B, T) int64, filled with the pad id behind a stop."""
         inputs = self._inputs(prompts, sampling.num_beams)
-        config = _generation_config(sampling, self.template)
+        config = generation_config(sampling, self.template)
         # The base's own generate: adapters sit in its layers, and virtual tokens are in `inputs` already.
         generate: Callable[..., torch.Tensor] = cast(Any, self._base).generate
         options = {"synced_gpus": self._lockstep, **extra}
@@ -167,27 +218,17 @@ class HFEngine:
 
     def _inputs(self, prompts: Sequence[Sequence[int]], beams: int) -> _Inputs:
         kind, virtual = self._virtual_tokens()
-        largest = max(map(max, prompts))
-        require_known_ids(largest, self._embeddings())
-        ids, mask = _pad_left(prompts, self.template.pad_id, self._device)
-        if kind == "prefix":
-            cache = self._peft().get_prompt(batch_size=len(prompts) * beams)
-            dummy = ids.new_full((len(prompts), virtual), self.template.pad_id)
-            ids, mask = torch.cat((dummy, ids), 1), torch.cat((torch.ones_like(dummy), mask), 1)
-            arguments = {"input_ids": ids, "attention_mask": mask, "past_key_values": cache}
-            return _Inputs(arguments, ids.shape[1])
+        require_known_ids(max(map(max, prompts)), self._embeddings())
+        ids, mask = pad_left(prompts, self.template.pad_id, self._device)
         if kind == "prompt":
-            return _Inputs(self._prompt_embeddings(ids, mask, virtual), 0)
-        return _Inputs({"input_ids": ids, "attention_mask": mask}, ids.shape[1])
-
-    def _prompt_embeddings(self, ids: torch.Tensor, mask: torch.Tensor, virtual: int) -> dict[str, Any]:
-        """The virtual tokens' embeddings between each row's padding and its prompt."""
-        words = self._base.get_input_embeddings()(ids)
-        prompt = self._peft().get_prompt(batch_size=len(ids)).to(words.dtype)
-        pads = (mask == 0).sum(dim=1).tolist()
-        rows = [torch.cat((w[:n], p, w[n:])) for w, p, n in zip(words, prompt, pads, strict=True)]
-        wider = torch.cat((mask, mask.new_ones(len(ids), virtual)), 1).sort(dim=1).values
-        return {"inputs_embeds": torch.stack(rows), "attention_mask": wider}
+            words = self._base.get_input_embeddings()(ids)
+            words, mask = with_virtual_words(words, mask, self._peft().get_prompt(batch_size=1)[0])
+            return _Inputs({"inputs_embeds": words, "attention_mask": mask}, 0)
+        arguments: dict[str, Any] = {}
+        if kind == "prefix":
+            arguments["past_key_values"] = self._peft().get_prompt(batch_size=len(prompts) * beams)
+            ids, mask = behind_prefix(ids, mask, virtual, self.template.pad_id)
+        return _Inputs({"input_ids": ids, "attention_mask": mask, **arguments}, ids.shape[1])
 
     def _virtual_tokens(self) -> tuple[Kind, int]:
         """What is switched on, and how many virtual tokens it puts before every prompt."""
@@ -206,24 +247,40 @@ class HFEngine:
         assert isinstance(self.model, PeftModel)
         return self.model
 
+    def _stock(self) -> AbstractContextManager[None]:
+        attention = self._base.config._attn_implementation
+        return self._as(attention if attention in _LEFT_AS_IS else stock_attention(self._base))
+
     @contextmanager
-    def _stock(self) -> Iterator[None]:
-        """Evaluation mode, stock attention and no generation defaults but ours; all of it put back after."""
+    def _as(self, wanted: str) -> Iterator[None]:
+        """Evaluation mode, this attention and no generation defaults but ours; all of it put back after."""
         base = self._base
         modes = {module: module.training for module in self.model.modules()}
         attention, defaults = base.config._attn_implementation, base.generation_config
         try:
             self.model.eval()
             base.generation_config = GenerationConfig()
-            if attention not in _LEFT_AS_IS:
-                base.set_attn_implementation(stock_attention(base))
+            if wanted != attention:
+                base.set_attn_implementation(wanted)
             yield
         finally:
-            if attention not in _LEFT_AS_IS:
+            if wanted != attention:
                 base.set_attn_implementation(attention)
             base.generation_config = defaults
             for module, training in modes.items():
                 module.training = training
+
+
+@contextmanager
+def _memory(prompts: Sequence[Sequence[int]], at_once: int) -> Iterator[None]:
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        rows, longest = min(at_once, len(prompts)), max(map(len, prompts))
+        raise ModelError(
+            f"out of device memory answering {rows} prompts of up to {longest} tokens at once; "
+            "use a smaller batch (--batch-size, per_device_eval_batch_size)"
+        ) from error
 
 
 def _refuse_changed_base(model: PeftModel) -> None:
@@ -235,34 +292,6 @@ def _refuse_changed_base(model: PeftModel) -> None:
     else:
         return
     raise ModelError(f"this adapter cannot be switched off: {why}; load the base model by itself to compare")
-
-
-def _pad_left(
-    prompts: Sequence[Sequence[int]], pad_id: int, device: torch.device
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Ids and attention mask, (B, longest) int64 each, the prompts at the right edge."""
-    longest = max(map(len, prompts))
-    ids = [[pad_id] * (longest - len(prompt)) + list(prompt) for prompt in prompts]
-    mask = [[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts]
-    return torch.tensor(ids, device=device), torch.tensor(mask, device=device)
-
-
-def _generation_config(sampling: Sampling, template: ChatTemplate) -> GenerationConfig:
-    """`Sampling` in transformers' words. Values that have no effect are left out: it warns about them."""
-    options: dict[str, Any] = {
-        "max_new_tokens": sampling.max_new_tokens,
-        "do_sample": sampling.do_sample,
-        "num_beams": sampling.num_beams,
-        "repetition_penalty": sampling.repetition_penalty,
-        "eos_token_id": list(template.stop_ids),
-        "pad_token_id": template.pad_id,
-        "use_cache": True,
-    }
-    if sampling.num_beams > 1:
-        options["length_penalty"] = sampling.length_penalty
-    if sampling.do_sample:
-        options |= {"temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": sampling.top_k}
-    return GenerationConfig(**options)
 
 
 def _completion(row: Sequence[int], stop_ids: Sequence[int]) -> Completion:

@@ -2,6 +2,7 @@
 
 import numpy as np
 import torch
+from transformers import PreTrainedModel
 
 from finetune.data.encode import Example
 from finetune.errors import ConfigError
@@ -49,14 +50,21 @@ def _why_single(tuned: Tuned, longest: int, device: torch.device) -> str | None:
     if reason is not None:
         return reason
     difference = _flat_against_stock(tuned, longest, device)
-    if not difference <= _tolerance(tuned):  # NaN is no agreement
+    if not difference <= tolerance(tuned.base, tuned.base_dtype):  # NaN is no agreement
         return f"flat and stock attention differ by {difference:.1e} on this model"
     return None
 
 
-def _tolerance(tuned: Tuned) -> float:
-    quantized = "quantization_config" in tuned.base.config.to_dict()  # computes in less than its dtype
-    return max(_TOLERANCE.values()) if quantized else _TOLERANCE[tuned.base_dtype]
+def tolerance(model: PreTrainedModel, dtype: torch.dtype) -> float:
+    """How far `apart` logits may be that should be the same, of a model that computes in `dtype`."""
+    quantized = "quantization_config" in model.config.to_dict()  # computes in less than its dtype
+    return max(_TOLERANCE.values()) if quantized else _TOLERANCE[dtype]
+
+
+def apart(logits: torch.Tensor, others: torch.Tensor) -> float:
+    """The distance of the two (positions, vocabulary) where it is largest, as a share of `others`' length."""
+    difference = (logits.float() - others.float()).norm(dim=1)
+    return float((difference / others.float().norm(dim=1).clamp_min(torch.finfo(torch.float32).tiny)).max())
 
 
 @torch.no_grad()
@@ -69,8 +77,7 @@ def _flat_against_stock(tuned: Tuned, longest: int, device: torch.device) -> flo
     examples = [_made_up(length, vocabulary) for length in (max(8, min(longest, _LONGEST)), 7)]
     flat = _logits(tuned, "flat", [examples], device)
     single = _logits(tuned, "single", [[example] for example in examples], device)
-    smallest = torch.finfo(torch.float32).tiny
-    return float(((flat - single).norm(dim=1) / single.norm(dim=1).clamp_min(smallest)).max())
+    return apart(flat, single)
 
 
 def _logits(

@@ -1,0 +1,219 @@
+"""Answers to many prompts: a step computes one token of each row that goes on, and the prompts that begin.
+
+A step reads the weights once, however many rows it has, so more rows are faster. A row that is done leaves at
+once and the next prompt takes its place: none waits for the longest answer.
+"""
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from itertools import accumulate
+from typing import cast
+
+import torch
+from transformers import DynamicCache, PreTrainedModel
+
+from finetune.infer.choice import Choice
+from finetune.infer.engine import Sampling
+from finetune.infer.slots import Round, Slots
+
+_MOST_ROWS = 64
+_PART_OF_WEIGHTS = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Virtual:
+    """What stands before every prompt: keys of a prefix (in `prefix`), or embeddings (tokens, hidden)."""
+
+    tokens: int = 0
+    prefix: DynamicCache | None = None
+    embeddings: torch.Tensor | None = None
+
+
+@dataclass(slots=True)
+class Row:
+    """A prompt by number, and what was written to it."""
+
+    number: int
+    prompt: list[int]
+    written: list[int] = field(default_factory=list)
+
+    def next(self, virtual: Virtual) -> tuple[list[int], int]:
+        """The tokens that the model has not seen yet, and the column of the first."""
+        if self.written:
+            return self.written[-1:], virtual.tokens + len(self.prompt) + len(self.written) - 1
+        if virtual.prefix is not None:
+            return self.prompt, virtual.tokens
+        return [0] * virtual.tokens + self.prompt, 0  # stand-ins, whose embeddings are replaced
+
+
+class Decoder:
+    """Writes to prompts, longest first, `least_rows` of them at once whatever memory they need.
+
+    More, up to 64, where the keys and values of all fit into a fourth of the memory of the weights; should that
+    prove too much, they begin anew, `least_rows` at once. No step takes more tokens of prompts than the
+    `least_rows` longest have.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        virtual: Virtual,
+        sampling: Sampling,
+        stop_ids: Sequence[int],
+        least_rows: int,
+    ) -> None:
+        self.model = model
+        self.virtual = virtual
+        self.sampling = sampling
+        self.stop_ids = frozenset(stop_ids)
+        self.least_rows = least_rows
+
+    @torch.no_grad()
+    def run(
+        self, prompts: Sequence[Sequence[int]], device: torch.device, advance: Callable[[int], None]
+    ) -> list[list[int]]:
+        """What is written to each prompt, in their order, the stop id included."""
+        rows = [Row(number, list(prompt)) for number, prompt in enumerate(prompts)]
+        run = _Run(self, rows, device)
+        while run.waiting or run.running:
+            try:
+                finished = run.step()
+            except torch.OutOfMemoryError:
+                if not run.may_shrink:
+                    raise
+                finished = None
+            # Not where the error is at hand: it holds on to the tensors of the step.
+            if finished is None:
+                run.begin_anew(self.least_rows)
+            else:
+                advance(finished)
+        return [row.written for row in rows]
+
+
+class _Run:
+    """The rows of one call: waiting, or running in the slots of their places in `running`."""
+
+    def __init__(self, decoder: Decoder, rows: Sequence[Row], device: torch.device) -> None:
+        self.decoder, self.device = decoder, device
+        self.choice = Choice(decoder.sampling, len(rows))
+        self.waiting = deque(sorted(rows, key=lambda row: -len(row.prompt)))
+        self.running: list[Row] = []
+        self.longest = decoder.virtual.tokens + len(self.waiting[0].prompt) if rows else 0
+        self.most_rows: int | None = None
+        self.slots = self._empty()
+
+    def step(self) -> int:
+        """Write one token to each row that runs or may begin; returns how many are done with it."""
+        self._admit()
+        logits = self.logits()
+        texts = [(row.prompt, row.written) for row in self.running]
+        tokens = self.choice.choose(logits, [row.number for row in self.running], texts)
+        for row, token in zip(self.running, tokens, strict=True):
+            row.written.append(token)
+        if self.most_rows is None:
+            self.most_rows = self._room()
+        return self._leave()
+
+    @property
+    def may_shrink(self) -> bool:
+        return self.most_rows is not None and self.most_rows > self.decoder.least_rows
+
+    def begin_anew(self, most_rows: int) -> None:
+        """All rows that are not done wait again; no more than so many run at once from now on."""
+        for row in self.running:
+            row.written.clear()
+        self.waiting.extendleft(reversed(self.running))
+        self.running, self.most_rows, self.slots = [], most_rows, self._empty()
+
+    def _empty(self) -> Slots:
+        config = self.decoder.model.config.get_text_config()
+        return Slots(config.num_hidden_layers, self.decoder.virtual.prefix)
+
+    def _room(self) -> int:
+        """How many rows may run at once."""
+        cells = self.slots.bytes_per_token() * (self.longest + self.decoder.sampling.max_new_tokens)
+        weights = sum(parameter.nbytes for parameter in self.decoder.model.parameters())
+        return max(self.decoder.least_rows, min(_MOST_ROWS, weights // _PART_OF_WEIGHTS // cells))
+
+    def _admit(self) -> None:
+        most, tokens = self.most_rows or self.decoder.least_rows, self.decoder.least_rows * self.longest
+        while self.waiting and len(self.running) < most:
+            tokens -= self.decoder.virtual.tokens + len(self.waiting[0].prompt)
+            if tokens < 0:
+                break
+            self.running.append(self.waiting.popleft())
+
+    def _leave(self) -> int:
+        """Take out the rows that are done; the last ones move into their slots."""
+        stops, longest = self.decoder.stop_ids, self.decoder.sampling.max_new_tokens
+        done = [
+            slot
+            for slot, row in enumerate(self.running)
+            if row.written[-1] in stops or len(row.written) == longest
+        ]
+        for slot in reversed(done):
+            last = len(self.running) - 1
+            if slot != last:
+                self.slots.move(last, slot)
+                self.running[slot] = self.running[last]
+            self.running.pop()
+        return len(done)
+
+    def logits(self) -> torch.Tensor:
+        """Logits of the next token of each running row, (B, V)."""
+        fed = [row.next(self.decoder.virtual) for row in self.running]
+        ids, now = _round(fed, sum(bool(row.written) for row in self.running), self.device)
+        self.slots.begin(now)
+        ends = list(accumulate(len(tokens) for tokens, _ in fed))
+        output = self.decoder.model(
+            **self._words(ids, now),
+            position_ids=now.columns[None],
+            past_key_values=self.slots,
+            use_cache=True,
+            slots=self.slots,
+            logits_to_keep=torch.tensor(ends, device=self.device) - 1,
+        )
+        return cast(torch.Tensor, output.logits[0])
+
+    def _words(self, ids: torch.Tensor, now: Round) -> dict[str, torch.Tensor]:
+        virtual = self.decoder.virtual
+        if virtual.embeddings is None:
+            return {"input_ids": ids[None]}
+        words = self.decoder.model.get_input_embeddings()(ids)
+        for start in now.borders[:-1]:
+            words[now.going + start :][: virtual.tokens] = virtual.embeddings
+        return {"inputs_embeds": words[None]}
+
+
+def _round(
+    fed: Sequence[tuple[list[int], int]], going: int, device: torch.device
+) -> tuple[torch.Tensor, Round]:
+    """Ids (N,) int64 and where they belong; the first `going` rows of `fed` are one token each."""
+    ids = [token for tokens, _ in fed for token in tokens]
+    slots = [slot for slot, (tokens, _) in enumerate(fed) for _ in tokens]
+    columns = [column for tokens, first in fed for column in range(first, first + len(tokens))]
+    given = torch.tensor([ids, slots, columns], device=device)
+    seen = max(columns[:going], default=-1) + 1
+    return given[0], Round(
+        slots=given[1],
+        columns=given[2],
+        rows=len(fed),
+        width=max(columns) + 1,
+        going=going,
+        visible=(torch.arange(seen, device=device) <= given[2, :going, None])[:, None, None],
+        borders=list(accumulate((len(tokens) for tokens, _ in fed[going:]), initial=0)),
+    )
+
+
+def trial(
+    model: PreTrainedModel, virtual: Virtual, texts: Sequence[list[int]], device: torch.device
+) -> torch.Tensor:
+    """Logits behind two texts, (2, V), as rows compute them: the second begins where the first goes on."""
+    run = _Run(Decoder(model, virtual, Sampling(), (), 1), [], device)
+    first, second = Row(0, texts[0][:-1]), Row(1, texts[1])
+    run.running.append(first)
+    run.logits()
+    first.written.append(texts[0][-1])
+    run.running.append(second)
+    return run.logits()
