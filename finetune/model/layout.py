@@ -14,7 +14,7 @@ from finetune.model.tuning import Tuned
 # Of the length of a position's logits. Rounding stays below; a leak, a forgotten prefix or a window is above.
 _TOLERANCE = {torch.float32: 5e-3, torch.bfloat16: 1e-1, torch.float16: 2e-2}
 _LONGEST = 192
-"""Tokens of the longer conversation that is compared: some blocks of attention. Windows are known without it."""
+"""Tokens of the longer conversation that is compared: some blocks of attention. Windows are known before."""
 _COMPARED = 16
 """Positions at the end of each conversation: the logits of all would fill the memory."""
 
