@@ -97,12 +97,13 @@ def _loss(logits: Tensor, targets: Tensor, smoothing: float, *, slope: bool) -> 
     rows = max(1, _BLOCK_BYTES[logits.device.type] // (4 * words))
     total = logits.new_zeros((), dtype=torch.float32)
     for block, some in zip(logits.split(rows), targets[:, None].split(rows), strict=True):
-        log_p = torch.log_softmax(block.float(), dim=1)
-        total -= (1 - smoothing) * log_p.gather(1, some).sum()
+        p = torch.softmax(block.float(), dim=1)
+        # One exponential a word: the largest p, at least 1 / V, tells what all were divided by.
+        normalizer = block.amax(1).float() - p.amax(1).log()
+        total += normalizer.sum() - (1 - smoothing) * block.gather(1, some).float().sum()
         if smoothing:
-            total -= smoothing / words * log_p.sum()
+            total -= smoothing / words * block.sum(dtype=torch.float32)
         if slope:
-            p = log_p.exp_()
             p.scatter_add_(1, some, p.new_full(some.shape, smoothing - 1))
             block.copy_(p.sub_(smoothing / words) if smoothing else p)
     return total
