@@ -27,6 +27,7 @@ LIGHT = (
     "finetune.chat",
     "finetune.data",
     "finetune.doctor",
+    "finetune.estimate",
     "finetune.eval.metrics",
     "finetune.folder",
     "finetune.launch",

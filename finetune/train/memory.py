@@ -6,7 +6,10 @@ from contextlib import contextmanager
 
 import torch
 
+from finetune import world
 from finetune.errors import MemoryExhaustedError
+from finetune.estimate.machine import free_bytes
+from finetune.estimate.setup import Device
 
 
 @contextmanager
@@ -30,3 +33,15 @@ def peak_memory(device: torch.device) -> int:
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def kind_of(device: torch.device) -> Device:
+    """As the estimate tells devices apart: by whose memory they use."""
+    return "cuda" if device.type == "cuda" else "cpu"
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes that this process may hold on its device, with what it holds already."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    return free_bytes(world.local_world_size())

@@ -1,0 +1,124 @@
+"""The memory of a run by part: arithmetic over a Setup and the largest micro-batch. Bytes of one process."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from finetune.estimate.activations import FLOAT32, activation_bytes, workspace_bytes
+from finetune.estimate.setup import Load, Setup
+from finetune.estimate.shape import DTYPE_BYTES, is_head
+
+LIBRARIES: Mapping[str, int] = {"cpu": 420_000_000, "cuda": 600_000_000}
+"""Resident before any weight: Python with torch, transformers and peft; on a GPU, CUDA's own context."""
+
+HEAD_CHUNK_BYTES: int | None = None
+"""The most that the logits and their gradient take at once; None: those of a whole micro-batch."""
+
+MOMENTS: Mapping[str, float] = {
+    "adamw_torch": 8,
+    "adamw_torch_fused": 8,
+    "adamw_8bit": 2.1,
+    "adamw_bnb_8bit": 2.1,
+    "paged_adamw_8bit": 2.1,
+    "sgd": 0,
+    "adafactor": 0.1,
+    "adagrad": 4,
+    "rmsprop": 4,
+}
+"""Bytes that an optimizer remembers for each number that learns; 8-bit ones with the scales of their blocks."""
+
+_QUANTIZED: Mapping[str, float] = {"nf4": 0.5 + 1 / 64 + 4 / (64 * 256), "int8": 1.0}
+"""Bytes per weight: nf4 has a scale of one byte for 64 of them, and a float32 for 256 of these."""
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """Bytes by part, in the order in which they are shown."""
+
+    parts: Mapping[str, int]
+
+    @property
+    def total(self) -> int:
+        return sum(self.parts.values())
+
+
+def memory_of(setup: Setup, load: Load) -> Memory:
+    """What one process holds at its peak: in the backward pass of the largest micro-batch."""
+    passing = activation_bytes(setup, load) + workspace_bytes(setup, load) + _head_bytes(setup, load)
+    parts = {
+        "weights": _weight_bytes(setup),
+        "working copies": _copy_bytes(setup),
+        "gradients": _gradient_bytes(setup),
+        "optimizer": int(MOMENTS[setup.optim] * setup.method.trainable / _shared_by(setup, 1)),
+        "activations": activation_bytes(setup, load),
+        "backward pass": workspace_bytes(setup, load),
+        "head": _head_bytes(setup, load),
+        "exchange": _exchange_bytes(setup),
+        "allocator": _allocator_bytes(setup, passing),
+        "libraries": LIBRARIES[setup.device],
+    }
+    return Memory({name: size for name, size in parts.items() if size})
+
+
+def _shared_by(setup: Setup, stage: int) -> int:
+    """Over how many processes is divided what ZeRO divides from `stage` on."""
+    first = {"zero-1": 1, "zero-2": 2, "zero-3": 3, "fsdp2": 3}.get(setup.sharing, 0)
+    return setup.ranks if first >= stage else 1
+
+
+def _weight_bytes(setup: Setup) -> int:
+    """The model as it lies there, and the adapter. Where an engine computes in bfloat16, all of it is."""
+    method, frozen = setup.method, DTYPE_BYTES[setup.stored]
+    engine = setup.sharing.startswith("zero")
+    learning = frozen if engine else FLOAT32
+    whole = setup.shape.parameters - method.whole
+    held = _frozen_bytes(setup, whole) + method.trainable * learning
+    return int(held / _shared_by(setup, 3))
+
+
+def _frozen_bytes(setup: Setup, count: int) -> float:
+    each = DTYPE_BYTES[setup.stored]
+    if setup.quantization is None:
+        return count * each
+    packed = sum(a * b for name, (a, b) in setup.shape.linears.items() if not is_head(name))
+    return packed * _QUANTIZED[setup.quantization] + (count - packed) * each
+
+
+def _copy_bytes(setup: Setup) -> int:
+    """Weights in the dtype of the arithmetic, kept from forward to backward; float32 masters of an engine."""
+    if setup.autocast:
+        matrices = sum(a * b for a, b in setup.shape.linears.values())
+        return setup.compute_bytes * matrices // _shared_by(setup, 3)
+    if setup.sharing.startswith("zero") and setup.stored != "F32":
+        return FLOAT32 * setup.method.trainable // _shared_by(setup, 1)
+    return 0
+
+
+def _gradient_bytes(setup: Setup) -> int:
+    return FLOAT32 * setup.method.trainable // _shared_by(setup, 2)
+
+
+def _head_bytes(setup: Setup, load: Load) -> int:
+    """Logits, their float32 copy, and what the loss keeps of them."""
+    each = 2 * FLOAT32 + (setup.compute_bytes if setup.compute_bytes < FLOAT32 else 0)
+    needed = load.supervised * setup.shape.vocabulary * each
+    return needed if HEAD_CHUNK_BYTES is None else min(needed, HEAD_CHUNK_BYTES)
+
+
+def _exchange_bytes(setup: Setup) -> int:
+    """What processes send each other: gradients in buckets (DDP), two layers put together (shared weights)."""
+    if setup.sharing == "ddp":
+        return FLOAT32 * setup.method.trainable
+    if setup.shares_weights:
+        shape = setup.shape
+        widest = max(shape.largest_layer, shape.vocabulary * shape.hidden)
+        return int(2 * widest * DTYPE_BYTES[setup.stored])
+    return 0
+
+
+def _allocator_bytes(setup: Setup, passing: int) -> int:
+    """What comes and goes leaves holes that nothing else fits into."""
+    return int(ALLOCATOR[setup.device] * passing)
+
+
+ALLOCATOR: Mapping[str, float] = {"cpu": 0.3, "cuda": 0.0}
+"""Share of what passes through that lies unused between it: measured for glibc; of a GPU bytes are counted."""
