@@ -48,6 +48,7 @@ COMMANDS = (
     "init",
     "launch",
     "show",
+    "estimate",
 )
 
 

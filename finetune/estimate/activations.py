@@ -74,10 +74,22 @@ def _copies(setup: Setup, readers: tuple[str, ...]) -> float:
 def activation_bytes(setup: Setup, load: Load) -> int:
     """All layers of a micro-batch, those that are computed again only by their inputs, and the last norm."""
     layer = sum(layer_bytes(setup, load).values())
-    again = setup.recomputed_layers
     entry = setup.shape.hidden * setup.residual_bytes
-    kept = (setup.shape.layers - again) * layer + again * entry + (layer if again else 0)
-    return int(load.tokens * (kept + 2 * entry))
+    again = setup.recomputed_layers
+    return int(load.tokens * (_layers_at_once(setup) * layer + (again + 2) * entry))
+
+
+def _layers_at_once(setup: Setup) -> int:
+    """Of how many layers everything is there at the worst moment.
+
+    That is when the backward pass begins, or when it has used up the layers behind the last that is recomputed,
+    and computes that one.
+    """
+    layers, again = setup.shape.layers, setup.recomputed_layers
+    if not again:
+        return layers
+    behind = (layers - 1) % setup.recompute
+    return max(layers - again, layers - again - behind + 1)
 
 
 def workspace_bytes(setup: Setup, load: Load) -> int:

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
+from finetune.config.schema import Config
 from finetune.estimate.machine import in_words
 from finetune.estimate.memory import Memory, memory_of
 from finetune.estimate.setup import Device, Setup
@@ -25,6 +26,20 @@ class Choice:
     fits: bool
 
 
+def fits(memory: Memory, free: int) -> bool:
+    """Whether so much may be taken of what is free."""
+    return memory.total <= _SHARE * free
+
+
+def may_recompute(config: Config, setup: Setup) -> bool:
+    """Whether layers may be recomputed unasked.
+
+    A prefix gets no gradient through recomputed activations; ZeRO-3 recomputes in another way, for who asks.
+    """
+    stated = config.training_args.placement.gradient_checkpointing is not None
+    return not stated and setup.method.kind != "prefix" and setup.sharing != "zero-3"
+
+
 def choose(setup: Setup, work: Work, free: int, *, tokens: int | None, may_recompute: bool) -> Choice:
     """The largest micro-batches that fit into `free` bytes, else the fewest recomputed layers that make it fit.
 
@@ -36,7 +51,7 @@ def choose(setup: Setup, work: Work, free: int, *, tokens: int | None, may_recom
         setup, budgets(setup.device, work) if tokens is None else [tokens], may_recompute
     ):
         memory = memory_of(variant, work.load(budget))
-        choice = Choice(budget, variant.recompute, memory, memory.total <= _SHARE * free)
+        choice = Choice(budget, variant.recompute, memory, fits(memory, free))
         if choice.fits:
             break
     assert choice is not None
@@ -74,8 +89,13 @@ def told(setup: Setup, choice: Choice, free: int, *, chosen: bool) -> list[str]:
     if choice.recompute and not setup.recompute:
         layers = setup.shape.layers
         again = replace(setup, recompute=choice.recompute).recomputed_layers
+        why = "fits" if choice.fits else "needs the least, and may not fit"
         lines.append(
-            f"gradient_checkpointing: {again} of {layers} layers are computed a second time, because nothing "
-            f"less fits into {room}: estimated memory {needs}"
+            f"gradient_checkpointing: {again} of {layers} layers are computed a second time, which {why}: "
+            f"estimated memory {needs}, free {room}"
+        )
+    elif not choice.fits:
+        lines.append(
+            f"estimated memory {needs}, free {room}: this may not fit; ask finetune estimate what would"
         )
     return lines

@@ -51,6 +51,11 @@ def method_of(config: Config, shape: Shape) -> Method:
     return _of_settings(config.peft_config.model_dump(), shape)
 
 
+def lora_of(shape: Shape) -> Method:
+    """GLM-4's usual adapter: rank 8 on queries, keys and values."""
+    return _of_settings({"peft_type": "LORA", "r": 8, "target_modules": list(_USUAL)}, shape)
+
+
 def _full(shape: Shape, freeze: tuple[str, ...]) -> Method:
     frozen = sum(
         weight.count

@@ -1,13 +1,18 @@
 """How much there is to compute: what the data says of the largest micro-batch, and the FLOPs of a token."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Self
 
 import numpy as np
 
+from finetune.config.schema import Config
 from finetune.data.examples import Examples
 from finetune.data.plan import permutation
-from finetune.estimate.setup import Load, Setup
+from finetune.estimate.setup import Device, Load, Setup
+
+SPEEDS: Mapping[Device, tuple[float, float]] = {"cpu": (0.05e12, 1e12), "cuda": (50e12, 450e12)}
+"""FLOP/s that one process reaches in training, on slow and on fast devices: a range, no promise."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,9 +51,10 @@ class Work:
         each = -(-conversations_per_step // ranks)
         return cls(0, 0, longest, 0.5, float(longest), each * longest)
 
-    def one_at_a_time(self) -> Self:
-        """The same in the single layout."""
-        return replace(self, step_tokens=self.longest)
+    def in_layout_of(self, config: Config, setup: Setup) -> Self:
+        """The same where conversations are computed one at a time: as asked for, or under a prompt."""
+        alone = config.model.attention == "single" or setup.method.kind == "prompt"
+        return replace(self, step_tokens=self.longest) if alone else self
 
     def load(self, budget: int) -> Load:
         """The largest micro-batch under a budget of tokens."""

@@ -12,7 +12,7 @@ from finetune.config.schema import Config
 from finetune.data.dataset import Examples, Sample, load_conversations, load_examples, template_under
 from finetune.data.plan import Plan
 from finetune.errors import ModelError
-from finetune.estimate.choose import ENOUGH_TOKENS, Choice, choose, told
+from finetune.estimate.choose import ENOUGH_TOKENS, Choice, choose, may_recompute, told
 from finetune.estimate.setup import Device, Setup
 from finetune.estimate.shape import read_shape
 from finetune.estimate.work import Work
@@ -124,24 +124,18 @@ class Prepared:
             )
         if self.recompute is not None:
             setup = replace(setup, recompute=self.recompute)
+        seed = self.config.training_args.batches.order_seed
+        work = Work.of(self.examples, self.conversations_per_step, seed, world.world_size())
         choice = choose(
-            setup, self.work_in(setup), free, tokens=self.tokens, may_recompute=self._may_recompute(setup)
+            setup,
+            work.in_layout_of(self.config, setup),
+            free,
+            tokens=self.tokens,
+            may_recompute=self.recompute is None and may_recompute(self.config, setup),
         )
         for line in told(setup, choice, free, chosen=self.tokens is None):
             log.info(line)
         return replace(self, tokens=choice.tokens, recompute=choice.recompute, choice=choice)
-
-    def work_in(self, setup: Setup) -> Work:
-        """What the data makes of the largest micro-batch."""
-        batches = self.config.training_args.batches
-        seed = batches.seed if batches.data_seed is None else batches.data_seed
-        work = Work.of(self.examples, self.conversations_per_step, seed, world.world_size())
-        alone = self.config.model.attention == "single" or setup.method.kind == "prompt"
-        return work.one_at_a_time() if alone else work
-
-    def _may_recompute(self, setup: Setup) -> bool:
-        """A prefix gets no gradient through recomputed activations; ZeRO-3 is left to who asks for it."""
-        return self.recompute is None and setup.method.kind != "prefix" and setup.sharing != "zero-3"
 
 
 def prepare(config: Config, data_dir: Path, model: str) -> Prepared:
@@ -191,7 +185,7 @@ def make_plan(
         examples.supervised,
         examples.first_example,
         conversations_per_step,
-        batches.seed if batches.data_seed is None else batches.data_seed,
+        batches.order_seed,
         world_size=world.world_size(),
         tokens_per_micro_batch=max(ENOUGH_TOKENS["cpu"], int(examples.lengths.max()))
         if wanted == "auto"

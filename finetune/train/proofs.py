@@ -51,7 +51,7 @@ def check_frozen(tuned: Tuned, before: Fingerprints, held: Held = torch.Tensor.d
         raise TrainingError(f"{some_of(named)}: these weights are frozen, and training changed them")
 
 
-def _sums(tensor: torch.Tensor, chunk: int = 1 << 24) -> tuple[int, int]:
+def _sums(tensor: torch.Tensor, chunk: int = 1 << 20) -> tuple[int, int]:
     bits = tensor.contiguous().view(-1).view(torch.uint8).view(-1)
     words = bits[: len(bits) // 2 * 2].view(torch.int16)
     total = weighted = 0
