@@ -3,11 +3,11 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from finetune.estimate.activations import FLOAT32, activation_bytes, workspace_bytes
+from finetune.estimate.activations import FLOAT32, activation_bytes, small_share, workspace_bytes
 from finetune.estimate.setup import Load, Setup
 from finetune.estimate.shape import DTYPE_BYTES, is_head
 
-LIBRARIES: Mapping[str, int] = {"cpu": 420_000_000, "cuda": 600_000_000}
+LIBRARIES: Mapping[str, int] = {"cpu": 440_000_000, "cuda": 600_000_000}
 """Resident before any weight: Python with torch, transformers and peft; on a GPU, CUDA's own context."""
 
 HEAD_CHUNK_BYTES: int | None = None
@@ -26,6 +26,12 @@ MOMENTS: Mapping[str, float] = {
 }
 """Bytes that an optimizer remembers for each number that learns; 8-bit ones with the scales of their blocks."""
 
+MAPPED_BYTES = 32 * 2**20
+"""glibc gives a piece of this size or more back at once when it is freed; smaller ones share a heap."""
+
+HOLES: Mapping[str, float] = {"lora": 0.85, "others": 0.28}
+"""Bytes of holes in that heap for each in use, measured: small tensors of adapters lie between large ones."""
+
 _QUANTIZED: Mapping[str, float] = {"nf4": 0.5 + 1 / 64 + 4 / (64 * 256), "int8": 1.0}
 """Bytes per weight: nf4 has a scale of one byte for 64 of them, and a float32 for 256 of these."""
 
@@ -43,7 +49,6 @@ class Memory:
 
 def memory_of(setup: Setup, load: Load) -> Memory:
     """What one process holds at its peak: in the backward pass of the largest micro-batch."""
-    passing = activation_bytes(setup, load) + workspace_bytes(setup, load) + _head_bytes(setup, load)
     parts = {
         "weights": _weight_bytes(setup),
         "working copies": _copy_bytes(setup),
@@ -53,7 +58,7 @@ def memory_of(setup: Setup, load: Load) -> Memory:
         "backward pass": workspace_bytes(setup, load),
         "head": _head_bytes(setup, load),
         "exchange": _exchange_bytes(setup),
-        "allocator": _allocator_bytes(setup, passing),
+        "allocator": _allocator_bytes(setup, load),
         "libraries": LIBRARIES[setup.device],
     }
     return Memory({name: size for name, size in parts.items() if size})
@@ -115,10 +120,13 @@ def _exchange_bytes(setup: Setup) -> int:
     return 0
 
 
-def _allocator_bytes(setup: Setup, passing: int) -> int:
-    """What comes and goes leaves holes that nothing else fits into."""
-    return int(ALLOCATOR[setup.device] * passing)
-
-
-ALLOCATOR: Mapping[str, float] = {"cpu": 0.3, "cuda": 0.0}
-"""Share of what passes through that lies unused between it: measured for glibc; of a GPU bytes are counted."""
+def _allocator_bytes(setup: Setup, load: Load) -> int:
+    """What comes and goes leaves holes that nothing else fits into: on the CPU, in glibc's heap."""
+    if setup.device != "cpu":
+        return 0
+    passing = activation_bytes(setup, load) + workspace_bytes(setup, load)
+    logits = _head_bytes(setup, load)
+    scattered = passing * small_share(setup, load, MAPPED_BYTES)
+    if load.supervised * setup.shape.vocabulary * FLOAT32 < MAPPED_BYTES:
+        scattered += logits
+    return int(HOLES["lora" if setup.method.kind == "lora" else "others"] * scattered)
