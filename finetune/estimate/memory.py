@@ -10,6 +10,9 @@ from finetune.estimate.shape import DTYPE_BYTES, is_head
 LIBRARIES: Mapping[str, int] = {"cpu": 440_000_000, "cuda": 600_000_000}
 """Resident before any weight: Python with torch, transformers and peft; on a GPU, CUDA's own context."""
 
+NARROW_PRODUCTS = 60_000_000
+"""More of them on a CPU that computes in bfloat16: measured."""
+
 HEAD_CHUNK_BYTES: int | None = None
 """The most that the logits and their gradient take at once; None: those of a whole micro-batch."""
 
@@ -59,9 +62,14 @@ def memory_of(setup: Setup, load: Load) -> Memory:
         "head": _head_bytes(setup, load),
         "exchange": _exchange_bytes(setup),
         "allocator": _allocator_bytes(setup, load),
-        "libraries": LIBRARIES[setup.device],
+        "libraries": _library_bytes(setup),
     }
     return Memory({name: size for name, size in parts.items() if size})
+
+
+def _library_bytes(setup: Setup) -> int:
+    narrow = setup.device == "cpu" and setup.compute_bytes < FLOAT32
+    return LIBRARIES[setup.device] + (NARROW_PRODUCTS if narrow else 0)
 
 
 def _shared_by(setup: Setup, stage: int) -> int:
@@ -103,8 +111,8 @@ def _gradient_bytes(setup: Setup) -> int:
 
 
 def _head_bytes(setup: Setup, load: Load) -> int:
-    """Logits, their float32 copy, and what the loss keeps of them."""
-    each = 2 * FLOAT32 + (setup.compute_bytes if setup.compute_bytes < FLOAT32 else 0)
+    """Logits and their gradient, in the model's dtype and in float32."""
+    each = 2 * FLOAT32 + (2 * setup.compute_bytes if setup.compute_bytes < FLOAT32 else 0)
     needed = load.supervised * setup.shape.vocabulary * each
     return needed if HEAD_CHUNK_BYTES is None else min(needed, HEAD_CHUNK_BYTES)
 
