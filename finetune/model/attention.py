@@ -6,7 +6,7 @@ windows, soft caps, attention sinks) it refuses, because ignoring such an argume
 those models train in the single layout, on their stock attention.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any, Literal
 
@@ -14,11 +14,18 @@ import torch
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface, AttentionMaskInterface, PretrainedConfig, PreTrainedModel
 
+from finetune.model.blockwise import LONGEST, blockwise_attention
+
 Layout = Literal["flat", "single"]
 
 FLAT = "finetune_flat"
 STOCK = "sdpa"
 PLAIN = "eager"
+_WIDEST_HEAD = 256
+"""Of FlashAttention."""
+
+Attention = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, Sequence[int], float], torch.Tensor]
+
 _UNSUPPORTED = {"softcap": "soft-capped logits", "s_aux": "attention sinks", "head_mask": "head masks"}
 
 
@@ -46,12 +53,29 @@ def flat_attention(
     """
     if borders is None or attention_mask is not None:
         raise RuntimeError("flat attention needs the borders of the conversations, and takes no mask")
-    _refuse_unsupported(arguments, longest=max(b - a for a, b in pairwise(borders)))
+    longest = max(b - a for a, b in pairwise(borders))
+    _refuse_unsupported(arguments, longest)
+    fast = None if dropout else _fast_attention(query, longest)
+    if fast is not None:
+        scaling = query.shape[3] ** -0.5 if scaling is None else scaling
+        return fast(query, key, value, borders, scaling), None
     prefix = key.shape[2] - query.shape[2]
     rows = [
         _attend(query, key, value, start, stop, prefix, scaling, dropout) for start, stop in pairwise(borders)
     ]
     return torch.cat(rows, dim=2).transpose(1, 2), None
+
+
+def _fast_attention(query: torch.Tensor, longest: int) -> Attention | None:
+    """What computes all conversations of a row at once; None: torch's attention, one after the other."""
+    narrow = query.dtype in (torch.bfloat16, torch.float16)
+    if query.device.type == "cuda" and narrow and query.shape[3] <= _WIDEST_HEAD:
+        from finetune.model.varlen import varlen_attention  # seconds to import, and for GPUs only
+
+        return varlen_attention
+    if query.device.type == "cpu" and query.dtype == torch.bfloat16 and longest <= LONGEST:
+        return blockwise_attention
+    return None
 
 
 def _attend(

@@ -1,18 +1,21 @@
 """The objective: cross-entropy over the supervised positions of a batch, and only those.
 
-The vocabulary is wide (151,552 for GLM-4) and few positions are supervised, so the head never sees the rest.
+The vocabulary is wide (151,552 for GLM-4) and few positions are supervised, so the output layer never sees the
+rest. Where nothing stands between it and the loss, logits are only ever there for some rows at a time.
 """
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any
+from typing import Any, cast
 
+import numpy as np
 import torch
 from peft import PeftModel
-from torch import nn
-from torch.nn.functional import cross_entropy
+from torch import Tensor, nn
 
-from finetune.model.batch import Batch
+from finetune.data.encode import Example
+from finetune.model.batch import Batch, collate
+from finetune.model.cross_entropy import projected_cross_entropy, summed_cross_entropy
 from finetune.model.tuning import Tuned
 
 
@@ -20,7 +23,8 @@ class SupervisedLoss(nn.Module):
     """A tuned model and its objective as one module: what shards or wraps the model wraps the head too.
 
     `flat`: the model runs FLAT attention and is told the borders; else every batch holds one conversation.
-    `autocast_dtype`: of the arithmetic, where weights are kept wider.
+    `direct`: logits are the output layer's and nothing else (`is_direct`). `autocast_dtype`: of the arithmetic,
+    where weights are kept wider.
     """
 
     def __init__(
@@ -28,6 +32,7 @@ class SupervisedLoss(nn.Module):
         tuned: Tuned,
         *,
         flat: bool,
+        direct: bool = False,
         label_smoothing: float = 0.0,
         neftune_alpha: float | None = None,
         autocast_dtype: torch.dtype | None = None,
@@ -37,19 +42,23 @@ class SupervisedLoss(nn.Module):
         self.kind = tuned.kind
         self.virtual_tokens = tuned.virtual_tokens
         self.flat = flat
+        self.direct = direct
         self.label_smoothing = label_smoothing
         self.neftune_alpha = neftune_alpha
         self.autocast_dtype = autocast_dtype
 
-    def forward(self, batch: Batch) -> torch.Tensor:
+    def forward(self, batch: Batch) -> Tensor:
         """The sum of the cross-entropy over the batch's K targets, in nats: a scalar in float32."""
-        if not len(batch.targets):
-            return self.logits(batch, torch.zeros(1, dtype=torch.int64, device=batch.rows.device)).sum() * 0.0
-        logits = self.logits(batch, batch.rows)
         smoothing = self.label_smoothing if self.training else 0.0
-        return cross_entropy(logits.float(), batch.targets, reduction="sum", label_smoothing=smoothing)
+        with self.autocast(batch.rows.device):
+            if self.direct:
+                return self._direct_loss(batch, smoothing)
+            if not len(batch.targets):
+                first = torch.zeros(1, dtype=torch.int64, device=batch.rows.device)
+                return self._logits(batch, first).sum() * 0.0
+            return summed_cross_entropy(self._logits(batch, batch.rows), batch.targets, smoothing)
 
-    def logits(self, batch: Batch, rows: torch.Tensor) -> torch.Tensor:
+    def logits(self, batch: Batch, rows: Tensor) -> Tensor:
         """Logits at `rows` (K,): (K, V) in the model's dtype."""
         with self.autocast(batch.rows.device):
             return self._logits(batch, rows)
@@ -60,7 +69,27 @@ class SupervisedLoss(nn.Module):
             return nullcontext()
         return torch.autocast(device.type, dtype=self.autocast_dtype)
 
-    def _logits(self, batch: Batch, rows: torch.Tensor) -> torch.Tensor:
+    def _direct_loss(self, batch: Batch, smoothing: float) -> Tensor:
+        """The loss in the place of the logits: hooks on the model's parts and results work as ever."""
+        hidden: list[Tensor] = []
+
+        def take(head: nn.Module, inputs: tuple[Tensor]) -> tuple[Tensor]:
+            hidden.append(inputs[0][0])
+            return (inputs[0][:, :0],)
+
+        def lose(head: nn.Module, inputs: tuple[Tensor], no_logits: Tensor) -> Tensor:
+            weight = cast(nn.Linear, head).weight
+            return projected_cross_entropy(hidden[0], weight, batch.targets, smoothing).view(1, 1)
+
+        head = self.model.get_output_embeddings()
+        hooks = (head.register_forward_pre_hook(take), head.register_forward_hook(lose, prepend=True))
+        try:
+            return self._logits(batch, batch.rows)[0]
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+    def _logits(self, batch: Batch, rows: Tensor) -> Tensor:
         inputs: dict[str, Any] = {"input_ids": batch.input_ids}
         if self.flat:
             inputs["borders"] = batch.borders
@@ -92,7 +121,7 @@ class SupervisedLoss(nn.Module):
         area = lengths.repeat_interleave(lengths) * self.model.config.get_text_config().hidden_size
         scale = self.neftune_alpha / area.sqrt()
 
-        def add(module: nn.Module, given: Any, embeddings: torch.Tensor) -> torch.Tensor:
+        def add(module: nn.Module, given: Any, embeddings: Tensor) -> Tensor:
             noise = torch.empty_like(embeddings).uniform_(-1, 1)
             return embeddings + noise * scale.to(embeddings.dtype)[None, :, None]
 
@@ -101,3 +130,25 @@ class SupervisedLoss(nn.Module):
             yield
         finally:
             handle.remove()
+
+
+@torch.no_grad()
+def is_direct(objective: SupervisedLoss, device: torch.device) -> bool:
+    """Whether the logits are the output layer's product and nothing more: no bias, adapter, cap or scale.
+
+    Compares the two on two tokens. An output layer whose shares are gathered by hooks of its own must
+    be frozen: its gradient would go past them.
+    """
+    head = objective.model.get_output_embeddings()
+    if type(head) is not nn.Linear or head.bias is not None:
+        return False
+    if hasattr(head.weight, "ds_id") and head.weight.requires_grad:
+        return False
+    batch = collate([Example(np.zeros(2, dtype=np.int32), np.array([False, True]))]).to(device)
+    seen: list[Tensor] = []
+    hook = head.register_forward_hook(lambda head, inputs, logits: seen.append(logits[0]))
+    try:
+        logits = objective.logits(batch, batch.rows)
+    finally:
+        hook.remove()
+    return len(seen) == 1 and torch.equal(seen[0], logits)

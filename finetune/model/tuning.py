@@ -30,6 +30,7 @@ from transformers import PreTrainedModel
 from finetune import log
 from finetune.config.tuning import TUNINGS, Tuning
 from finetune.errors import ConfigError, ModelError, UntrustedContentError, some_of
+from finetune.model.low_rank import LowRankLinear
 from finetune.model.names import map_names, refuse_out_of_range, refuse_unmatched
 
 Kind = Literal["full", "adapter", "prefix", "prompt"]
@@ -110,7 +111,8 @@ def load_adapter(model: PreTrainedModel, folder: Path, *, trainable: bool = Fals
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)
-            tuned = PeftModel.from_pretrained(model, str(folder), is_trainable=trainable)
+            ours = _fast(config, model)
+            tuned = PeftModel.from_pretrained(model, str(folder), config=ours, is_trainable=trainable)
     except (ValueError, RuntimeError, OSError) as error:
         reason = " ".join(line.strip() for line in str(error).strip().splitlines()[:2])
         raise ModelError(f"{folder}: does not fit this base model: {reason}") from error
@@ -163,7 +165,7 @@ def peft_config(model: PreTrainedModel, tuning: Tuning) -> PeftConfig:
     refuse_out_of_range(model, options)
     match tuning.peft_type:
         case "LORA":
-            return LoraConfig(**options)
+            return _fast(LoraConfig(**options), model)
         case "PREFIX_TUNING":
             return PrefixTuningConfig(**(options | _corrected(options, _prefix_shape(model))))
         case "P_TUNING":
@@ -173,6 +175,17 @@ def peft_config(model: PreTrainedModel, tuning: Tuning) -> PeftConfig:
             return PromptTuningConfig(**(tokenizer | options | _corrected(options, _prompt_shape(model))))
         case "IA3":
             return IA3Config(**options)
+
+
+def _fast(config: PeftConfig, model: PreTrainedModel) -> PeftConfig:
+    """Have peft put our own layer on the plain linear layers that LoRA targets.
+
+    Quantized ones and LoftQ's start are its own business.
+    """
+    quantized = "quantization_config" in model.config.to_dict()
+    if isinstance(config, LoraConfig) and not quantized and not config.loftq_config:
+        config._register_custom_module({nn.Linear: LowRankLinear})  # peft's documented way to bring one along
+    return config
 
 
 def _prefix_shape(model: PreTrainedModel) -> dict[str, int]:

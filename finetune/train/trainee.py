@@ -13,7 +13,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from finetune import log
 from finetune.config.schema import Config
 from finetune.model.attention import Layout
-from finetune.model.head import SupervisedLoss
+from finetune.model.head import SupervisedLoss, is_direct
 from finetune.model.layout import choose_layout, use_layout
 from finetune.model.load import load_base
 from finetune.model.mapped import map_base
@@ -73,6 +73,7 @@ def make_trainee(
     layout, why = choose_layout(tuned, config.model.attention, longest, device)
     use_layout(tuned, layout)
     objective.flat = layout == "flat"
+    objective.direct = is_direct(objective, device)
     log.info(f"{layout} batches: {why}")
     return Trainee(tuned, objective, optimizer, schedule, back_end, device, layout)
 

@@ -190,8 +190,9 @@ def test_an_adapter_is_taken_up_where_it_was_left(adapter: Path, small: Path) ->
     learning = load_adapter(AutoModelForCausalLM.from_pretrained(small), adapter, trainable=True)
     assert not list(frozen.trainable())
     assert adapted(learning) == {"q_proj", "k_proj", "v_proj"}
-    assert torch.equal(logits(frozen.model), logits(plain))
-    assert torch.equal(logits(learning.model), logits(plain))
+    for tuned in (frozen, learning):
+        assert all(map(torch.equal, tuned.model.state_dict().values(), plain.state_dict().values()))
+        assert torch.allclose(logits(tuned.model), logits(plain), rtol=1e-5, atol=1e-6)  # other order of sums
 
 
 def test_an_adapter_with_values_that_are_not_finite_is_refused(adapter: Path, base: PreTrainedModel) -> None:
@@ -264,4 +265,5 @@ def test_an_adapter_of_plain_peft_is_one_of_ours(small: Path, tmp_path: Path) ->
     theirs = get_peft_model(AutoModelForCausalLM.from_pretrained(small), config)
     theirs.save_pretrained(tmp_path)
     ours = load_adapter(AutoModelForCausalLM.from_pretrained(small), tmp_path)
-    assert torch.equal(logits(ours.model), logits(theirs))
+    assert all(map(torch.equal, ours.model.state_dict().values(), theirs.state_dict().values()))
+    assert torch.allclose(logits(ours.model), logits(theirs), rtol=1e-5, atol=1e-6)  # other order of sums

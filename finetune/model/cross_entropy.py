@@ -1,0 +1,108 @@
+"""Cross-entropy and its gradient in one pass, without a copy of the logits in float32.
+
+The loss is a sum, so its gradient is known but for one factor as soon as the logits are: it takes their place
+in memory, and where the output layer is at hand, logits are only ever there for some rows at a time.
+
+    hidden (K, H) --chunk--> logits (k, V) --block--> float32 (few, V) --> slope, in place --> (k, H)
+
+Softmax and sums are float32, products are in the dtype of the logits.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torch.nn.functional import linear
+
+CHUNK_BYTES = {"cpu": 64 << 20, "cuda": 256 << 20}
+"""Of logits that are there at once, where the output layer is at hand."""
+
+_BLOCK_BYTES = {"cpu": 2 << 20, "cuda": 128 << 20}
+"""Of logits in float32: on a CPU what stays in a core's cache."""
+
+
+def summed_cross_entropy(logits: Tensor, targets: Tensor, smoothing: float = 0.0) -> Tensor:
+    """The sum over K rows of the cross-entropy of logits (K, V) against targets (K,): a scalar in float32.
+
+    `smoothing`: torch's `label_smoothing`. Where a gradient is asked for, the logits are overwritten with it.
+    """
+    total: Tensor = _OfLogits.apply(logits, targets, smoothing)
+    return total
+
+
+def projected_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor, smoothing: float = 0.0) -> Tensor:
+    """The same for the logits `hidden @ weight.T`, hidden (K, H) and weight (V, H), which are never all there.
+
+    Under autocast the products are in its dtype.
+    """
+    total: Tensor = _OfHidden.apply(hidden, weight, targets, smoothing)
+    return total
+
+
+class _OfLogits(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, targets: Tensor, smoothing: float) -> Tensor:
+        if not ctx.needs_input_grad[0]:
+            return _loss(logits, targets, smoothing, slope=False)
+        ctx.slope = logits.detach()
+        return _loss(ctx.slope, targets, smoothing, slope=True)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, factor: Tensor) -> tuple[Tensor | None, ...]:
+        slope, ctx.slope = ctx.slope, None
+        return slope.mul_(factor), None, None
+
+
+class _OfHidden(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, smoothing: float) -> Tensor:
+        learns_hidden, learns_weight = ctx.needs_input_grad[:2]
+        device = hidden.device.type
+        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight.dtype
+        narrow = weight.to(dtype)
+        ctx.hidden = torch.empty_like(hidden) if learns_hidden else None
+        ctx.weight = torch.zeros_like(weight, dtype=torch.float32) if learns_weight else None
+        total = hidden.new_zeros((), dtype=torch.float32)
+        rows = max(1, CHUNK_BYTES[device] // (weight.shape[0] * narrow.element_size()))
+        with torch.autocast(device, enabled=False):
+            for start in range(0, len(hidden), rows):
+                some = slice(start, start + rows)
+                inputs = hidden[some].to(dtype)
+                slope = linear(inputs, narrow)
+                total += _loss(slope, targets[some], smoothing, slope=learns_hidden or learns_weight)
+                if ctx.hidden is not None:
+                    ctx.hidden[some] = slope @ narrow
+                if ctx.weight is not None:
+                    ctx.weight += slope.t() @ inputs
+        ctx.dtype = weight.dtype
+        return total
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, factor: Tensor) -> tuple[Tensor | None, ...]:
+        hidden, weight, ctx.hidden, ctx.weight = ctx.hidden, ctx.weight, None, None
+        return (
+            None if hidden is None else hidden.mul_(factor),
+            None if weight is None else weight.mul_(factor).to(ctx.dtype),
+            None,
+            None,
+        )
+
+
+def _loss(logits: Tensor, targets: Tensor, smoothing: float, *, slope: bool) -> Tensor:
+    """The summed cross-entropy; with `slope`, the logits become its gradient with respect to them."""
+    words = logits.shape[1]
+    rows = max(1, _BLOCK_BYTES[logits.device.type] // (4 * words))
+    total = logits.new_zeros((), dtype=torch.float32)
+    for block, some in zip(logits.split(rows), targets[:, None].split(rows), strict=True):
+        log_p = torch.log_softmax(block.float(), dim=1)
+        total -= (1 - smoothing) * log_p.gather(1, some).sum()
+        if smoothing:
+            total -= smoothing / words * log_p.sum()
+        if slope:
+            p = log_p.exp_()
+            p.scatter_add_(1, some, p.new_full(some.shape, smoothing - 1))
+            block.copy_(p.sub_(smoothing / words) if smoothing else p)
+    return total

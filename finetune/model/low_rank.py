@@ -1,0 +1,103 @@
+"""LoRA (arXiv:2106.09685) on a linear layer as one function: y = x Wᵀ + s · (x Aᵀ) Bᵀ.
+
+Products are in the dtype of x and W; peft's own widens x to the dtype of A, and makes and adds two results of
+the size of y. What is kept for the backward pass is x, which the layer's neighbours keep anyhow, and r values
+a token. Products with the low side come as (r, T): in that order they are fastest on CPUs.
+"""
+
+from typing import Any, cast
+
+import torch
+from peft.tuners.lora import Linear
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.nn.functional import linear
+
+
+class LowRankLinear(Linear):
+    """peft's layer, computed by `low_rank_linear` where nothing but plain LoRA is asked of it."""
+
+    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        adapter = self._plain_adapter(x)
+        if adapter is None or args or kwargs:
+            return super().forward(x, *args, **kwargs)
+        base, low, high = (cast(nn.Linear, layer) for layer in self._layers(adapter))
+        dropped = self.lora_dropout[adapter](x)
+        return low_rank_linear(
+            x, dropped, base.weight, base.bias, low.weight, high.weight, self.scaling[adapter]
+        )
+
+    def _layers(self, adapter: str) -> tuple[nn.Module, nn.Module, nn.Module]:
+        return self.get_base_layer(), self.lora_A[adapter], self.lora_B[adapter]
+
+    def _plain_adapter(self, x: Tensor) -> str | None:
+        """The one adapter that is on and is plain LoRA; None: peft's own forward must do it."""
+        active = [name for name in self.active_adapters if name in self.lora_A]
+        if self.disable_adapters or self.merged or len(active) != 1 or active[0] in self.lora_variant:
+            return None
+        base = self.get_base_layer()
+        plain = (
+            x.dtype == base.weight.dtype
+            and not torch.is_autocast_enabled(x.device.type)
+            and self.lora_B[active[0]].bias is None
+            and not hasattr(base.weight, "ds_id")  # gathered by hooks around the base layer's own forward
+        )
+        return active[0] if plain else None
+
+
+def low_rank_linear(
+    x: Tensor,
+    dropped: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    low: Tensor,
+    high: Tensor,
+    scaling: float,
+) -> Tensor:
+    """x (…, in) to (…, out): the layer of `weight` (out, in), beside it A `low` (r, in) and B `high` (out, r).
+
+    dropped: x as the adapter sees it; x itself where there is no dropout. Weight and bias are frozen.
+    """
+    result: Tensor = _LowRankLinear.apply(x, dropped, weight, bias, low, high, scaling)
+    return result
+
+
+class _LowRankLinear(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        dropped: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        low: Tensor,
+        high: Tensor,
+        scaling: float,
+    ) -> Tensor:
+        seen = dropped.reshape(-1, dropped.shape[-1])
+        narrow, scaled = low.to(x.dtype), (high * scaling).to(x.dtype)
+        inner = narrow @ seen.t()
+        y = linear(x, weight, bias)
+        y.view(-1, y.shape[-1]).addmm_(inner.t(), scaled.t())
+        ctx.save_for_backward(seen, weight, narrow, scaled, inner)
+        ctx.apart, ctx.scaling, ctx.wide = dropped is not x, scaling, low.dtype
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, slope: Tensor) -> tuple[Tensor | None, ...]:
+        seen, weight, narrow, scaled, inner = ctx.saved_tensors
+        flat = slope.reshape(-1, slope.shape[-1])
+        shape = (*slope.shape[:-1], seen.shape[-1])
+        inner_slope = scaled.t() @ flat.t()
+        of_low = (inner_slope @ seen).to(ctx.wide)
+        of_high = (inner @ flat).t().to(ctx.wide) * ctx.scaling
+        of_x, of_dropped = None, None
+        if ctx.needs_input_grad[0]:
+            of_x = flat @ weight
+            if not ctx.apart:
+                of_x.addmm_(inner_slope.t(), narrow)
+            of_x = of_x.view(shape)
+        if ctx.apart and ctx.needs_input_grad[1]:
+            of_dropped = (inner_slope.t() @ narrow).view(shape)
+        return of_x, of_dropped, None, None, of_low, of_high, None
