@@ -13,8 +13,8 @@ LIBRARIES: Mapping[str, int] = {"cpu": 440_000_000, "cuda": 600_000_000}
 NARROW_PRODUCTS = 60_000_000
 """More of them on a CPU that computes in bfloat16: measured."""
 
-HEAD_CHUNK_BYTES: int | None = None
-"""The most that the logits and their gradient take at once; None: those of a whole micro-batch."""
+HEAD_CHUNK_BYTES: Mapping[str, int] = {"cpu": 64 << 20, "cuda": 256 << 20}
+"""Of `model.cross_entropy`: the most that logits take at once."""
 
 MOMENTS: Mapping[str, float] = {
     "adamw_torch": 8,
@@ -111,10 +111,17 @@ def _gradient_bytes(setup: Setup) -> int:
 
 
 def _head_bytes(setup: Setup, load: Load) -> int:
-    """Logits and their gradient, in the model's dtype and in float32."""
-    each = 2 * FLOAT32 + (2 * setup.compute_bytes if setup.compute_bytes < FLOAT32 else 0)
-    needed = load.supervised * setup.shape.vocabulary * each
-    return needed if HEAD_CHUNK_BYTES is None else min(needed, HEAD_CHUNK_BYTES)
+    """Logits, whose gradient takes their place: of some rows at a time, unless the head has an adapter.
+
+    Where the output layer learns, the gradient of this micro-batch comes beside that of those before.
+    """
+    shape, narrow = setup.shape, setup.compute_bytes
+    logits = load.supervised * shape.vocabulary * narrow
+    if not any(map(is_head, setup.method.adapted)):
+        logits = min(logits, HEAD_CHUNK_BYTES[setup.device])
+    rows = 2 * load.supervised * shape.hidden * FLOAT32
+    learning = shape.vocabulary * shape.hidden * (FLOAT32 + narrow) if setup.method.kind == "full" else 0
+    return logits + rows + learning
 
 
 def _exchange_bytes(setup: Setup) -> int:
@@ -133,8 +140,5 @@ def _allocator_bytes(setup: Setup, load: Load) -> int:
     if setup.device != "cpu":
         return 0
     passing = activation_bytes(setup, load) + workspace_bytes(setup, load)
-    logits = _head_bytes(setup, load)
     scattered = passing * small_share(setup, load, MAPPED_BYTES)
-    if load.supervised * setup.shape.vocabulary * FLOAT32 < MAPPED_BYTES:
-        scattered += logits
     return int(HOLES["lora" if setup.method.kind == "lora" else "others"] * scattered)

@@ -88,8 +88,14 @@ def _sharing(config: Config, ranks: int) -> Sharing:
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """The largest micro-batch of a process: its tokens, the supervised among them, its conversations."""
+    """The largest micro-batch of a process: its tokens, and the supervised among them.
+
+    conversations: how many there are. longest: tokens of the longest of all. span: tokens of the conversation
+    in which a token stands, on average over the tokens.
+    """
 
     tokens: int
     supervised: int
-    conversations: int = 1
+    conversations: int
+    longest: int
+    span: float

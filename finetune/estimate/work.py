@@ -26,6 +26,8 @@ class Work:
     """Share of the tokens that are learnt."""
     conversation_tokens: float
     """Of an example, on average."""
+    span: float
+    """Of the example in which a token stands, on average over the tokens."""
     step_tokens: int
 
     @classmethod
@@ -42,6 +44,7 @@ class Work:
             longest=longest,
             supervised=float(examples.supervised.sum() / lengths.sum()),
             conversation_tokens=float(lengths.mean()),
+            span=float((lengths * lengths).sum() / lengths.sum()),
             step_tokens=max(longest, -(-int(steps.max()) // ranks)),
         )
 
@@ -49,7 +52,7 @@ class Work:
     def assumed(cls, longest: int, conversations_per_step: int, ranks: int) -> Self:
         """Without data: every conversation as long as the limits allow, half of it supervised."""
         each = -(-conversations_per_step // ranks)
-        return cls(0, 0, longest, 0.5, float(longest), each * longest)
+        return cls(0, 0, longest, 0.5, float(longest), float(longest), each * longest)
 
     def in_layout_of(self, config: Config, setup: Setup) -> Self:
         """The same where conversations are computed one at a time: as asked for, or under a prompt."""
@@ -60,7 +63,8 @@ class Work:
         """The largest micro-batch under a budget of tokens."""
         tokens = min(max(budget, self.longest), self.step_tokens)
         conversations = max(1, round(tokens / self.conversation_tokens))
-        return Load(tokens, max(1, round(tokens * self.supervised)), conversations)
+        supervised = max(1, round(tokens * self.supervised))
+        return Load(tokens, supervised, conversations, self.longest, min(self.span, tokens))
 
 
 def flops_per_token(setup: Setup, work: Work) -> float:

@@ -16,7 +16,13 @@ from finetune.estimate.work import Work
 from tests.estimate.test_counts import METHODS, config_of
 
 WORK = Work(
-    conversations=1000, tokens=300_000, longest=400, supervised=0.5, conversation_tokens=300, step_tokens=10_000
+    conversations=1000,
+    tokens=300_000,
+    longest=400,
+    supervised=0.5,
+    conversation_tokens=300,
+    span=320,
+    step_tokens=10_000,
 )
 
 
