@@ -32,8 +32,8 @@ MOMENTS: Mapping[str, float] = {
 MAPPED_BYTES = 32 * 2**20
 """glibc gives a piece of this size or more back at once when it is freed; smaller ones share a heap."""
 
-HOLES: Mapping[str, float] = {"lora": 0.85, "others": 0.28}
-"""Bytes of holes in that heap for each in use, measured: small tensors of adapters lie between large ones."""
+HOLES, HOLES_RECOMPUTED = 0.28, 0.6
+"""Bytes of holes in that heap for each in use: measured; more where all layers are recomputed."""
 
 _QUANTIZED: Mapping[str, float] = {"nf4": 0.5 + 1 / 64 + 4 / (64 * 256), "int8": 1.0}
 """Bytes per weight: nf4 has a scale of one byte for 64 of them, and a float32 for 256 of these."""
@@ -141,4 +141,5 @@ def _allocator_bytes(setup: Setup, load: Load) -> int:
         return 0
     passing = activation_bytes(setup, load) + workspace_bytes(setup, load)
     scattered = passing * small_share(setup, load, MAPPED_BYTES)
-    return int(HOLES["lora" if setup.method.kind == "lora" else "others"] * scattered)
+    again = setup.recomputed_layers / setup.shape.layers
+    return int((HOLES + again * (HOLES_RECOMPUTED - HOLES)) * scattered)

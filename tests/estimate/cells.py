@@ -37,7 +37,7 @@ SHAPES: Mapping[str, Mapping[str, Any]] = {
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """One run. `every`: every how manieth layer is recomputed; 0: none."""
+    """One run. `recomputed`: all layers are, in the backward pass."""
 
     model: str
     method: str
@@ -88,19 +88,17 @@ def cells() -> list[Cell]:
 
 
 def run_cell(cell: Cell, work: Path, steps: int = 3) -> Measured:
-    """Train as a user does, and ask the kernel how much memory the process held at most."""
+    """Train as a user does; run.json tells what was estimated, and what the kernel says was held at most."""
     model, data = make_model(cell, work), make_data(work)
     output = work / "runs" / cell.name.replace(" ", "-")
     config = _configure(cell, output, steps)
     command = [sys.executable, "-m", "finetune", "train", str(data), str(model), str(config), "no"]
     settings = {"PYTHONPATH": str(ROOT), "XDG_CACHE_HOME": str(work / "cache"), "OMP_NUM_THREADS": "1"}
     with (output.parent / f"{output.name}.log").open("wb") as said:
-        process = subprocess.Popen(command, stdout=said, stderr=said, env=os.environ | settings)
-        _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    assert process.returncode == 0, Path(said.name).read_text()
+        code = subprocess.call(command, stdout=said, stderr=said, env=os.environ | settings)
+    assert code == 0, Path(said.name).read_text()
     memory = json.loads((output / "run.json").read_text())["memory"]
-    return Measured(cell, memory["estimated_bytes"], usage.ru_maxrss * 1024, memory["parts"])
+    return Measured(cell, memory["estimated_bytes"], memory["measured_peak_bytes"], memory["parts"])
 
 
 def make_model(cell: Cell, work: Path) -> Path:
