@@ -131,6 +131,33 @@ def launch(
 
 
 @app.command()
+def estimate(
+    model: Base,
+    config: ConfigFile,
+    gpu: Annotated[
+        str | None, typer.Option(metavar="SIZE", help="Of its memory, as 24GB; default: the CPU.")
+    ] = None,
+    data: Annotated[str | None, typer.Option(metavar="FILE", help="Count the steps on this file.")] = None,
+    data_dir: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Count them on the files that CONFIG names.")
+    ] = None,
+    processes: Annotated[int, typer.Option("--nproc", min=1, help="Processes of the run.")] = 1,
+    overrides: Overrides = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the estimate as JSON.")] = False,
+) -> None:
+    """Say what memory, steps and time a run will need, whether it fits, and what would make it fit.
+
+    Example: finetune estimate THUDM/glm-4-9b-chat-hf configs/lora.yaml --gpu 24GB
+    """
+    import json
+
+    from finetune.estimate.story import estimate as ask
+
+    found = ask(model, config, overrides or (), data=data, data_dir=data_dir, gpu=gpu, processes=processes)
+    print(json.dumps(found.as_dict()) if as_json else "\n".join(found.lines()))
+
+
+@app.command()
 def rerun(
     output: Annotated[Path, typer.Argument(metavar="OUTPUT", help="Folder of the run to repeat.")],
     new_output: Annotated[Path, typer.Argument(metavar="NEW_OUTPUT", help="Folder of the new run.")],

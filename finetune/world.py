@@ -18,6 +18,11 @@ def local_rank() -> int:
     return int(os.environ.get("LOCAL_RANK", "0"))
 
 
+def local_world_size() -> int:
+    """How many of them are on this node; all of them where the launcher does not say."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE") or world_size())
+
+
 def is_main() -> bool:
     """True for the one process that speaks and writes."""
     return rank() == 0

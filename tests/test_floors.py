@@ -27,6 +27,7 @@ LIGHT = (
     "finetune.chat",
     "finetune.data",
     "finetune.doctor",
+    "finetune.estimate",
     "finetune.eval.metrics",
     "finetune.folder",
     "finetune.launch",
@@ -47,6 +48,7 @@ COMMANDS = (
     "init",
     "launch",
     "show",
+    "estimate",
 )
 
 

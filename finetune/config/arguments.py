@@ -165,6 +165,11 @@ class Batches(Section):
     data_seed: Annotated[int, Field(ge=0)] | None = None
     """Of the order of the conversations; null: seed."""
 
+    @property
+    def order_seed(self) -> int:
+        """What decides the order of the conversations."""
+        return self.seed if self.data_seed is None else self.data_seed
+
     def conversations(self, processes: int) -> int:
         """The conversations of one optimizer step."""
         return self.per_device_train_batch_size * self.gradient_accumulation_steps * processes

@@ -53,8 +53,8 @@ class Placement(Section):
     use_cpu: bool = False
     """Train on the CPU even where there is a GPU."""
 
-    gradient_checkpointing: bool = False
-    """Recompute activations in the backward pass: less memory, a third more work."""
+    gradient_checkpointing: bool | None = None
+    """Recompute activations in the backward pass: less memory, more work; null: where nothing else fits."""
 
     gradient_checkpointing_kwargs: GradientCheckpointing | None = None
     """Options of that."""

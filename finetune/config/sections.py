@@ -107,7 +107,7 @@ class RunConfig(Section):
     """In one optimizer step; null: per_device_train_batch_size x gradient_accumulation_steps x processes."""
 
     tokens_per_micro_batch: Count | Literal["auto"] = "auto"
-    """Tokens computed at once. Changes speed and memory, never the result."""
+    """Tokens computed at once: speed and memory, never the result; auto: the most that fits, if it helps."""
 
     on_nonfinite: Literal["stop", "skip"] = "stop"
     """When a loss or gradient is not finite: stop before the update, or leave the update out and go on."""

@@ -86,9 +86,7 @@ class Plan:
 
     def total(self, max_steps: int | None, num_train_epochs: float) -> int:
         """Steps of the whole run: `max_steps` where it is positive, else the epochs rounded up to a step."""
-        if max_steps is not None and max_steps > 0:
-            return max_steps
-        return max(1, math.ceil(num_train_epochs * self.steps_per_epoch))
+        return steps_in(self.conversations, self.conversations_per_step, max_steps, num_train_epochs)
 
     def steps(self, start: int, stop: int) -> Iterator[Step]:
         """Steps `start` (included) to `stop` (excluded) of the run, over as many epochs as that takes."""
@@ -121,6 +119,15 @@ class Plan:
             return first.tolist()  # type: ignore[no-any-return]
         pairs = zip(first.tolist(), end.tolist(), strict=True)
         return [example for low, high in pairs for example in range(low, high)]
+
+
+def steps_in(
+    conversations: int, conversations_per_step: int, max_steps: int | None, num_train_epochs: float
+) -> int:
+    """Steps of a run: `max_steps` where it is positive, else the epochs, whose last step may be smaller."""
+    if max_steps is not None and max_steps > 0:
+        return max_steps
+    return max(1, math.ceil(num_train_epochs * -(-conversations // conversations_per_step)))
 
 
 def permutation(count: int, seed: int, epoch: int) -> NDArray[np.int64]:

@@ -12,17 +12,8 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from finetune import log
+from finetune.config.modules import mapped
 from finetune.errors import ConfigError
-
-# The fused names of ChatGLM's own code, and what transformers' classes call the same weights.
-_OLD_NAMES = {
-    "query_key_value": (("q_proj", "k_proj", "v_proj"), ("qkv_proj",), ("c_attn",)),
-    "dense": (("o_proj",), ("out_proj",)),
-    "dense_h_to_4h": (("gate_up_proj",), ("gate_proj", "up_proj")),
-    "dense_4h_to_h": (("down_proj",),),
-    "output_layer": (("lm_head",),),
-    "word_embeddings": (("embed_tokens",),),
-}
 
 
 def map_names(model: PreTrainedModel, names: str | Sequence[str], key: str) -> str | list[str]:
@@ -42,20 +33,14 @@ def map_names(model: PreTrainedModel, names: str | Sequence[str], key: str) -> s
                 "such as [q_proj, v_proj], or a pattern like .*q_proj"
             )
         return names
-    mapped = {name: _mapped(name, modules) for name in names}
-    for old, new in mapped.items():
+    last = {module.rsplit(".", 1)[-1] for module in modules}
+    found = {name: mapped(name, last) for name in names}
+    for old, new in found.items():
         if new != (old,):
             log.info(f"{key}: {old} is {', '.join(new)} in {type(model).__name__}")
-    known = sorted({name for new in mapped.values() for name in new})
+    known = sorted({name for new in found.values() for name in new})
     refuse_unmatched(modules, known, ConfigError, f"peft_config.{key}")
     return known
-
-
-def _mapped(name: str, modules: set[str]) -> tuple[str, ...]:
-    last = {module.rsplit(".", 1)[-1] for module in modules}
-    if name in last or name not in _OLD_NAMES:
-        return (name,)
-    return next((new for new in _OLD_NAMES[name] if last.issuperset(new)), (name,))
 
 
 def refuse_unmatched(modules: set[str], targets: Iterable[str], kind: type[Exception], where: str) -> None:

@@ -3,10 +3,14 @@
 import resource
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import torch
 
+from finetune import world
 from finetune.errors import MemoryExhaustedError
+from finetune.estimate.machine import free_bytes
+from finetune.estimate.setup import Device
 
 
 @contextmanager
@@ -29,4 +33,21 @@ def peak_memory(device: torch.device) -> int:
     """The most memory this process has held, in bytes: allocated on a GPU, resident on a CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    try:
+        # Not the rusage: that begins with what the process held that started this one.
+        status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+        return int(status["VmHWM"].split()[0]) * 1024
+    except (OSError, KeyError):
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def kind_of(device: torch.device) -> Device:
+    """As the estimate tells devices apart: by whose memory they use."""
+    return "cuda" if device.type == "cuda" else "cpu"
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes that this process may hold on its device, with what it holds already."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    return free_bytes(world.local_world_size())

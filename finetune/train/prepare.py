@@ -11,19 +11,28 @@ from finetune.chat.template import ChatTemplate
 from finetune.config.schema import Config
 from finetune.data.dataset import Examples, Sample, load_conversations, load_examples, template_under
 from finetune.data.plan import Plan
+from finetune.errors import ModelError
+from finetune.estimate.choose import ENOUGH_TOKENS, Choice, choose, may_recompute, told
+from finetune.estimate.setup import Device, Setup
+from finetune.estimate.shape import read_shape
+from finetune.estimate.work import Work
 from finetune.manifest import read_manifest
-from finetune.train.checkpoint.identity import Identity, base_identity, kept_conversations_per_step
+from finetune.train.checkpoint.identity import (
+    Identity,
+    base_identity,
+    kept_conversations_per_step,
+    kept_tokens,
+)
 from finetune.train.checkpoint.resume import check_identity
 from finetune.train.continued import check_adapter
 from finetune.train.record import library_versions
-
-AUTO_TOKENS = 2048
-"""`tokens_per_micro_batch: auto`, unless an example is longer."""
 
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
     """Everything a run is made of, but the model."""
+
+    model: str
 
     config: Config
     template: ChatTemplate
@@ -35,14 +44,20 @@ class Prepared:
     conversations_per_step: int
     base: Mapping[str, Any]
     """What tells this base model from another (`base_identity`)."""
+    tokens: int | None = None
+    """Of a micro-batch; None: as `tokens_per_micro_batch: auto` will choose."""
+    recompute: int | None = None
+    """Every how manieth layer is computed a second time; 0: none; None: as the estimate will choose."""
+    choice: Choice | None = None
+    """What was chosen, and the memory it is estimated to take."""
 
     def plan(self, tokens_per_micro_batch: int | None = None, *, equal_micro_batches: bool = False) -> Plan:
-        """The steps of the run; `tokens_per_micro_batch` None: as configured."""
+        """The steps of the run; `tokens_per_micro_batch` None: as configured or chosen."""
         return make_plan(
             self.config,
             self.examples,
             self.conversations_per_step,
-            tokens_per_micro_batch,
+            tokens_per_micro_batch or self.tokens,
             equal_micro_batches=equal_micro_batches,
         )
 
@@ -64,8 +79,10 @@ class Prepared:
             environment={
                 "threads": int(os.environ.get("OMP_NUM_THREADS") or len(os.sched_getaffinity(0))),
                 "world_size": world.world_size(),
+                "tokens_per_micro_batch": self.tokens,
                 "versions": library_versions(),
             },
+            recompute=self.recompute,
         )
 
     def accounts(self) -> list[dict[str, Any]]:
@@ -79,14 +96,46 @@ class Prepared:
         ]
 
     def continuing(self, checkpoint: Path) -> "Prepared":
-        """The same run, to go on from a checkpoint: its steps keep their size.
+        """The same run, to go on from a checkpoint: its steps keep their size, and how they are computed.
 
         Raises ResumeMismatchError naming each setting that would make it another training.
         """
-        identity = self.identity
-        check_identity(checkpoint, identity)
         saved = read_manifest(checkpoint).identity
-        return replace(self, conversations_per_step=kept_conversations_per_step(saved, identity.as_dict()))
+        kept = self
+        if self.tokens is None:
+            kept = replace(kept, tokens=kept_tokens(saved))
+        if self.recompute is None:
+            kept = replace(kept, recompute=saved.get("recompute"))
+        identity = kept.identity
+        check_identity(checkpoint, identity)
+        return replace(kept, conversations_per_step=kept_conversations_per_step(saved, identity.as_dict()))
+
+    def fitted(self, device: Device, free: int) -> "Prepared":
+        """The same run, with what it may decide for itself decided for `free` bytes on its device, and said.
+
+        The model's files must be at hand; where they are not, nothing is estimated.
+        """
+        try:
+            setup = Setup.of(self.config, read_shape(self.model), device=device, ranks=world.world_size())
+        except ModelError as error:
+            log.info(f"the memory is not estimated: {error}")
+            return replace(
+                self, tokens=self.tokens or self.plan().tokens_per_micro_batch, recompute=self.recompute or 0
+            )
+        if self.recompute is not None:
+            setup = replace(setup, recompute=self.recompute)
+        seed = self.config.training_args.batches.order_seed
+        work = Work.of(self.examples, self.conversations_per_step, seed, world.world_size())
+        choice = choose(
+            setup,
+            work.in_layout_of(self.config, setup),
+            free,
+            tokens=self.tokens,
+            may_recompute=self.recompute is None and may_recompute(self.config, setup),
+        )
+        for line in told(setup, choice, free, chosen=self.tokens is None):
+            log.info(line)
+        return replace(self, tokens=choice.tokens, recompute=choice.recompute, choice=choice)
 
 
 def prepare(config: Config, data_dir: Path, model: str) -> Prepared:
@@ -98,6 +147,7 @@ def prepare(config: Config, data_dir: Path, model: str) -> Prepared:
     evaluates = scored.eval_strategy != "no" or scored.eval_on_start
     validation_file = files.val_file if evaluates else None
     return Prepared(
+        model=model,
         config=config,
         template=template,
         examples=_encoded(config, files.train_file, data_dir, template, "train"),
@@ -107,7 +157,14 @@ def prepare(config: Config, data_dir: Path, model: str) -> Prepared:
         test_samples=_samples(config, files.test_file, data_dir),
         conversations_per_step=conversations_per_step(config),
         base=base_identity(model),
+        tokens=None if config.run.tokens_per_micro_batch == "auto" else config.run.tokens_per_micro_batch,
+        recompute=_stated(config.training_args.placement.gradient_checkpointing),
     )
+
+
+def _stated(recomputes: bool | None) -> int | None:
+    """`gradient_checkpointing` as an interval of layers: all, none, or not decided."""
+    return None if recomputes is None else int(recomputes)
 
 
 def make_plan(
@@ -128,9 +185,11 @@ def make_plan(
         examples.supervised,
         examples.first_example,
         conversations_per_step,
-        batches.seed if batches.data_seed is None else batches.data_seed,
+        batches.order_seed,
         world_size=world.world_size(),
-        tokens_per_micro_batch=max(AUTO_TOKENS, int(examples.lengths.max())) if wanted == "auto" else wanted,
+        tokens_per_micro_batch=max(ENOUGH_TOKENS["cpu"], int(examples.lengths.max()))
+        if wanted == "auto"
+        else wanted,
         equal_micro_batches=equal_micro_batches,
     )
 

@@ -4,11 +4,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from finetune import log, world
 from finetune.config.arguments import count_steps
 from finetune.config.schema import Config
+from finetune.estimate.machine import in_words
 from finetune.folder import PREDICTIONS_FILE
 from finetune.model.batch import require_known_ids
 from finetune.model.load import read_model_config
@@ -18,7 +20,7 @@ from finetune.train.checkpoint.save import restore
 from finetune.train.checkpoint.state import read_state
 from finetune.train.fit import Fit
 from finetune.train.loop import Loop
-from finetune.train.memory import memory_errors
+from finetune.train.memory import free_memory, kind_of, memory_errors, peak_memory
 from finetune.train.monitor.monitor import Monitor
 from finetune.train.monitor.trackers import Track, open_trackers
 from finetune.train.parallel import group
@@ -51,9 +53,15 @@ def train_model(
     if config.training_args.saving.save_strategy == "no":
         log.warning("training_args.save_strategy: no: what is learnt is not kept when the run ends")
     device = group.join(config.training_args.placement)
+    prepared = prepared.fitted(kind_of(device), min(group.gather(free_memory(device))))
     with memory_errors(lambda: ("loading the model", _smaller(config))):
         trainee = make_trainee(
-            config, model, device, longest=_longest(prepared), total_steps=prepared.total_steps
+            config,
+            model,
+            device,
+            longest=_longest(prepared),
+            total_steps=prepared.total_steps,
+            recompute=prepared.recompute or 0,
         )
     frozen = fingerprint_frozen(trainee.tuned, trainee.back_end.held)
     saver = Saver(output, config.training_args.saving, trainee, prepared.template, prepared.identity)
@@ -79,6 +87,21 @@ def train_model(
     _take_best(config, trainee, saver, output)
     record.note(result=_result(loop))
     record.note(result={"evaluation": _test(prepared, loop.scorer, output / PREDICTIONS_FILE)})
+    _compare_memory(prepared, device, record)
+
+
+def _compare_memory(prepared: Prepared, device: torch.device, record: RunRecord) -> None:
+    """Say what the run took at most beside what was estimated, of the process that took most."""
+    measured = max(group.gather(peak_memory(device)))
+    if prepared.choice is None:
+        record.note(memory={"measured_peak_bytes": measured})
+        return
+    parts = dict(prepared.choice.memory.parts)
+    if device.type != "cpu":
+        parts.pop("libraries")  # of a GPU, what tensors take is measured
+    estimated = sum(parts.values())
+    record.note(memory={"estimated_bytes": estimated, "measured_peak_bytes": measured, "parts": parts})
+    log.info(f"peak memory {in_words(measured)}, estimated {in_words(estimated)}")
 
 
 def _smaller(config: Config) -> str:

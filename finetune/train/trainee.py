@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from accelerate.utils import set_seed
 from torch.optim.lr_scheduler import LRScheduler
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from finetune import log
 from finetune.config.schema import Config
@@ -40,9 +41,12 @@ class Trainee:
 
 
 def make_trainee(
-    config: Config, model: str, device: torch.device, *, longest: int, total_steps: int
+    config: Config, model: str, device: torch.device, *, longest: int, total_steps: int, recompute: int = 0
 ) -> Trainee:
-    """Load the base, tune it as configured, and choose its layout for examples of up to `longest` tokens."""
+    """Load the base, tune it as configured, and choose its layout for examples of up to `longest` tokens.
+
+    recompute: every how manieth layer is computed a second time in the backward pass; 0: none.
+    """
     arguments = config.training_args
     set_seed(arguments.batches.seed)
     sharing = Sharing.of(config, model)
@@ -52,8 +56,9 @@ def make_trainee(
     log.info(
         f"{type(tuned.base).__name__}: {learns:,} of {total:,} weights learn ({100 * learns / total:.2f} %)"
     )
-    if arguments.placement.gradient_checkpointing:
+    if recompute:
         _checkpoint_gradients(tuned, config, reentrant=sharing.reentrant_checkpointing)
+        _keep_others(tuned, recompute)
     sharing.take_apart(tuned, device)
     objective = SupervisedLoss(
         tuned,
@@ -99,3 +104,10 @@ def _checkpoint_gradients(tuned: Tuned, config: Config, *, reentrant: bool) -> N
         tuned.base.gradient_checkpointing_enable({"use_reentrant": reentrant} | asked)
     if reentrant and tuned.kind != "full":
         tuned.base.enable_input_require_grads()
+
+
+def _keep_others(tuned: Tuned, every: int) -> None:
+    """Recompute layers 0, every, 2 x every … only; the others keep their activations."""
+    layers = [module for module in tuned.base.modules() if isinstance(module, GradientCheckpointingLayer)]
+    for number, layer in enumerate(layers):
+        layer.gradient_checkpointing = number % every == 0

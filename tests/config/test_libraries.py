@@ -29,7 +29,6 @@ from finetune.config.tuning import TUNINGS
 
 OURS_IN_PLACE_OF_NONE = {
     "output_dir": "trainer_output",
-    "gradient_checkpointing": False,
     "generation_config": {},
     "report_to": [],
 }

@@ -84,7 +84,9 @@ class Identity:
     steps: int
     """Optimizer steps planned in all; a resumed run may plan more."""
     environment: Mapping[str, Any]
-    """What decides the last bits only: `world_size`, `versions` (library -> version), `threads`, `device` …"""
+    """What decides the last bits only: `world_size`, `tokens_per_micro_batch`, `versions`, `threads` …"""
+    recompute: int | None = None
+    """Every how manieth layer is computed a second time in the backward pass; 0: none; None: not told."""
 
     @classmethod
     def of(cls, config: Mapping[str, Any], **rest: Any) -> Self:
@@ -131,6 +133,12 @@ def kept_conversations_per_step(saved: Mapping[str, Any], now: Mapping[str, Any]
     """
     chosen = now if _step_keys(saved) != _step_keys(now) else saved
     return int(chosen["conversations_per_step"])
+
+
+def kept_tokens(saved: Mapping[str, Any]) -> int | None:
+    """The tokens of a micro-batch in a checkpoint's identity; None where it does not tell."""
+    tokens = saved["environment"].get("tokens_per_micro_batch")
+    return tokens if isinstance(tokens, int) else None
 
 
 def _step_keys(identity: Mapping[str, Any]) -> list[Any]:

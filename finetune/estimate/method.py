@@ -1,0 +1,140 @@
+"""What of a model learns, counted without making it: from the YAML, or from the files of an adapter."""
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any, Literal
+
+from finetune.config.modules import mapped
+from finetune.config.schema import Config
+from finetune.errors import ModelError
+from finetune.estimate.shape import Shape, header, is_head
+
+Kind = Literal["full", "lora", "ia3", "prefix", "prompt"]
+
+_KINDS: Mapping[str, Kind] = {
+    "LORA": "lora",
+    "IA3": "ia3",
+    "PREFIX_TUNING": "prefix",
+    "P_TUNING": "prompt",
+    "PROMPT_TUNING": "prompt",
+}
+_USUAL = ("query_key_value",)
+"""Where target_modules is not given and peft chooses: about these."""
+
+
+@dataclass(frozen=True, slots=True)
+class Method:
+    """What learns. `trainable`: numbers. `whole`: those of them that are weights of the model itself.
+
+    adapted: last names of modules with an adapter of rank `r`. dropped: whether the adapter has dropout.
+    """
+
+    kind: Kind
+    trainable: int
+    whole: int = 0
+    adapted: frozenset[str] = frozenset()
+    r: int = 0
+    dropped: bool = False
+    virtual_tokens: int = 0
+
+
+def method_of(config: Config, shape: Shape) -> Method:
+    """What `peft_config`, `model_config.adapter` or the absence of both make of a model. Raises ModelError."""
+    if config.model.adapter is not None:
+        return _of_adapter(Path(config.model.adapter), shape)
+    if config.peft_config is None:
+        return _full(shape, config.model.freeze)
+    return _of_settings(config.peft_config.model_dump(), shape)
+
+
+def lora_of(shape: Shape) -> Method:
+    """GLM-4's usual adapter: rank 8 on queries, keys and values."""
+    return _of_settings({"peft_type": "LORA", "r": 8, "target_modules": list(_USUAL)}, shape)
+
+
+def _full(shape: Shape, freeze: tuple[str, ...]) -> Method:
+    frozen = sum(
+        weight.count
+        for name, weight in shape.weights.items()
+        if any(fnmatch(name, f"*{pattern}*") for pattern in freeze)
+    )
+    return Method("full", shape.parameters - frozen, shape.parameters - frozen)
+
+
+def _of_adapter(folder: Path, shape: Shape) -> Method:
+    where = folder / "adapter_config.json"
+    try:
+        settings = json.loads(where.read_bytes())
+        kind = _KINDS[settings["peft_type"]]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ModelError(f"{where}: cannot be used: {error!r}") from None
+    stored = header(folder / "adapter_model.safetensors")
+    made = _of_settings({"num_virtual_tokens": 0, **settings}, shape)
+    count = sum(weight.count for weight in stored.values())
+    return Method(kind, count, made.whole, made.adapted, made.r, made.dropped, made.virtual_tokens)
+
+
+def _of_settings(settings: Mapping[str, Any], shape: Shape) -> Method:
+    kind = _KINDS[settings["peft_type"]]
+    if kind in ("prefix", "prompt"):
+        return _virtual(kind, settings, shape)
+    saved = _saved(settings, shape)
+    modules = dict(_adapted(settings, shape))
+    names = frozenset(name.rsplit(".", 1)[-1] for name in modules)
+    if kind == "ia3":
+        return Method(kind, sum(out for _, out in modules.values()) + saved, saved, names)
+    counts = [_rank(settings, name) * sum(sizes) for name, sizes in modules.items()]
+    dropped = bool(settings.get("lora_dropout"))
+    return Method(kind, sum(counts) + saved, saved, names, settings.get("r") or 8, dropped)
+
+
+def _rank(settings: Mapping[str, Any], module: str) -> int:
+    for pattern, rank in (settings.get("rank_pattern") or {}).items():
+        if re.fullmatch(rf"(.*\.)?({pattern})", module):
+            return int(rank)
+    return int(settings.get("r") or 8)
+
+
+def _saved(settings: Mapping[str, Any], shape: Shape) -> int:
+    """Numbers in modules that are trained whole beside an adapter."""
+    names = settings.get("modules_to_save") or ()
+    return sum(w.count for name, w in shape.weights.items() if any(n in name.split(".") for n in names))
+
+
+def _adapted(settings: Mapping[str, Any], shape: Shape) -> Iterator[tuple[str, tuple[int, int]]]:
+    wanted, left = settings.get("target_modules") or list(_USUAL), settings.get("exclude_modules") or ()
+    layers = settings.get("layers_to_transform")
+    only = {layers} if isinstance(layers, int) else set(layers or ())
+    for module, sizes in shape.linears.items():
+        numbers = {int(part) for part in module.split(".") if part.isdigit()}
+        chosen = _matches(module, wanted, shape) and not (left and _matches(module, left, shape))
+        if chosen and (not only or numbers & only):
+            yield module, sizes
+
+
+def _matches(module: str, wanted: str | list[str], shape: Shape) -> bool:
+    if wanted == "all-linear":
+        return not is_head(module)
+    if isinstance(wanted, str):
+        return re.fullmatch(wanted, module) is not None
+    last = {name.rsplit(".", 1)[-1] for name in shape.linears}
+    names = {new for name in wanted for new in mapped(name, last)}
+    return any(module == name or module.endswith(f".{name}") for name in names)
+
+
+def _virtual(kind: Kind, settings: Mapping[str, Any], shape: Shape) -> Method:
+    tokens = int(settings["num_virtual_tokens"])
+    width = shape.keys if kind == "prefix" else shape.hidden
+    made = 2 * shape.layers * shape.keys if kind == "prefix" else shape.hidden
+    inner = settings.get("encoder_hidden_size") or width
+    count = tokens * made
+    if settings.get("prefix_projection"):
+        count = tokens * width + (width + 1) * inner + (inner + 1) * made
+    elif settings["peft_type"] == "P_TUNING":
+        count = tokens * width + (width + 1) * inner + (inner + 1) * inner + (inner + 1) * made
+    saved = _saved(settings, shape)
+    return Method(kind, count + saved, saved, virtual_tokens=tokens)

@@ -1,0 +1,101 @@
+"""What decides the memory of a run: read once from the configuration, and varied to see what would fit."""
+
+from dataclasses import dataclass
+from typing import Literal, Self
+
+from finetune.config.deepspeed import wants_bf16, zero_stage
+from finetune.config.schema import Config
+from finetune.estimate.method import Method, method_of
+from finetune.estimate.shape import Shape
+
+Device = Literal["cpu", "cuda"]
+Sharing = Literal["alone", "ddp", "zero-1", "zero-2", "zero-3", "fsdp2"]
+
+_STORED = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
+
+
+@dataclass(frozen=True, slots=True)
+class Setup:
+    """A model, what of it learns, and how it is computed.
+
+    stored: dtype of the frozen weights. compute_bytes: of a number in a matrix product. residual_bytes: of one
+    between the layers. autocast: whether weights are wider than the arithmetic. recompute: every how manieth
+    layer is computed a second time in the backward pass; 0: none.
+    """
+
+    shape: Shape
+    method: Method
+    device: Device
+    sharing: Sharing
+    ranks: int
+    stored: str
+    compute_bytes: int
+    residual_bytes: int
+    autocast: bool
+    optim: str
+    quantization: Literal["nf4", "int8"] | None = None
+    recompute: int = 0
+
+    @classmethod
+    def of(cls, config: Config, shape: Shape, *, device: Device, ranks: int) -> Self:
+        """As `config` asks for it in `ranks` processes. Raises ModelError for an unreadable adapter."""
+        placement, method = config.training_args.placement, method_of(config, shape)
+        stored = _STORED.get(config.model.dtype) or shape.dtype
+        sharing = _sharing(config, ranks)
+        narrow = placement.bf16 or stored == "BF16"
+        if sharing.startswith("zero"):
+            said = wants_bf16(placement.deepspeed or {})
+            stored = "BF16" if (narrow if said is None else said) else "F32"
+            autocast = False
+        else:
+            autocast = narrow and (method.kind == "full" or stored == "F32" or method.whole > 0)
+        wide = stored == "F32" or (autocast and method.kind == "full")
+        return cls(
+            shape=shape,
+            method=method,
+            device=device,
+            sharing=sharing,
+            ranks=ranks,
+            stored=stored,
+            compute_bytes=2 if autocast or stored != "F32" else 4,
+            residual_bytes=4 if wide else 2,
+            autocast=autocast,
+            optim=config.training_args.optimizer.optim,
+            quantization=config.model.quantization,
+            recompute=1 if placement.gradient_checkpointing else 0,
+        )
+
+    @property
+    def recomputed_layers(self) -> int:
+        return -(-self.shape.layers // self.recompute) if self.recompute else 0
+
+    @property
+    def shares_weights(self) -> bool:
+        """Whether a process holds only a part of the weights."""
+        return self.sharing in ("zero-3", "fsdp2")
+
+
+def _sharing(config: Config, ranks: int) -> Sharing:
+    placement = config.training_args.placement
+    if ranks == 1:
+        return "alone"
+    stage = zero_stage(placement.deepspeed)
+    if stage:
+        stages: tuple[Sharing, ...] = ("zero-1", "zero-2", "zero-3")
+        return stages[stage - 1]
+    return "fsdp2" if placement.sharding is not None else "ddp"
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """The largest micro-batch of a process: its tokens, and the supervised among them.
+
+    conversations: how many there are. longest: tokens of the longest of all. span: tokens of the conversation
+    in which a token stands, on average over the tokens.
+    """
+
+    tokens: int
+    supervised: int
+    conversations: int
+    longest: int
+    span: float

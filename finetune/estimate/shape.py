@@ -1,0 +1,208 @@
+"""The sizes of a model, from its config.json and the headers of its weight files. Nothing is loaded."""
+
+import json
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from finetune.errors import ModelError
+from finetune.folder import is_hub_id
+
+DTYPE_BYTES: Mapping[str, float] = {
+    "F64": 8, "I64": 8, "F32": 4, "I32": 4, "F16": 2, "BF16": 2, "I16": 2,
+    "I8": 1, "U8": 1, "BOOL": 1, "F8_E4M3": 1, "F8_E5M2": 1,
+}  # fmt: skip
+_NAMES = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
+_LONGEST_HEADER = 100_000_000  # safetensors' own limit
+
+
+@dataclass(frozen=True, slots=True)
+class Weight:
+    """A stored tensor; `dtype` as safetensors spells it."""
+
+    shape: tuple[int, ...]
+    dtype: str
+
+    @property
+    def count(self) -> int:
+        return math.prod(self.shape)
+
+    @property
+    def bytes(self) -> int:
+        return int(self.count * DTYPE_BYTES.get(self.dtype, 2))
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A decoder: widths in numbers per token, and every weight by name.
+
+    queries, keys: heads times their size, and the same of the key/value heads. rotary: numbers of a position's
+    cosine. middle: of the gated feed-forward layer, over the experts that a token passes through.
+    """
+
+    layers: int
+    hidden: int
+    heads: int
+    queries: int
+    keys: int
+    rotary: int
+    middle: int
+    vocabulary: int
+    weights: Mapping[str, Weight]
+    tied: bool
+
+    @property
+    def dtype(self) -> str:
+        """Of most of the weights."""
+        counts: dict[str, int] = {}
+        for weight in self.weights.values():
+            counts[weight.dtype] = counts.get(weight.dtype, 0) + weight.count
+        return max(counts, key=lambda name: counts[name])
+
+    @property
+    def parameters(self) -> int:
+        return sum(weight.count for weight in self.weights.values())
+
+    @cached_property
+    def linears(self) -> Mapping[str, tuple[int, int]]:
+        """Module -> (inputs, outputs) of the matrices that are no embeddings; the head is among them."""
+        found = {}
+        for name, weight in self.weights.items():
+            module = name.removesuffix(".weight")
+            if name.endswith(".weight") and len(weight.shape) == 2 and not is_embedding(module):
+                found[module] = (weight.shape[1], weight.shape[0])
+        return found
+
+    @property
+    def head(self) -> tuple[int, int]:
+        """Inputs and outputs of the matrix that makes logits."""
+        return self.hidden, self.vocabulary
+
+    @property
+    def largest_layer(self) -> int:
+        """Numbers in one decoder layer."""
+        inner = sum(weight.count for name, weight in self.weights.items() if ".layers." in f".{name}")
+        return inner // self.layers
+
+
+def is_embedding(module: str) -> bool:
+    last = module.rsplit(".", 1)[-1]
+    return last in ("embed_tokens", "word_embeddings", "wte", "wpe")
+
+
+def is_head(module: str) -> bool:
+    return module.rsplit(".", 1)[-1] in ("lm_head", "output_layer", "embed_out")
+
+
+def read_shape(model: str | Path) -> Shape:
+    """The sizes of the model in a folder, or of a Hub id whose files lie in the Hub's cache.
+
+    Raises ModelError naming the file that is missing or cannot be used.
+    """
+    folder = _folder_of(model)
+    where = folder / "config.json"
+    try:
+        raw = json.loads(where.read_bytes())
+    except FileNotFoundError:
+        raise ModelError(
+            f"{folder}: no config.json; MODEL is a folder with a transformers checkpoint"
+        ) from None
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{where}: cannot be read: {error}") from None
+    if not isinstance(raw, dict):
+        raise ModelError(f"{where}: not a JSON object")
+    return _shape(where, raw, dict(_headers(folder)))
+
+
+def _folder_of(model: str | Path) -> Path:
+    if Path(model).is_dir():
+        return Path(model)
+    if Path(model).exists() or not is_hub_id(str(model)):
+        what = "a file, not a folder" if Path(model).exists() else "no such folder"
+        raise ModelError(f"{model}: {what}; MODEL is a folder with a transformers checkpoint, or a Hub id")
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(str(model), local_files_only=True))
+    except LocalEntryNotFoundError:
+        raise ModelError(
+            f"{model}: is not in the Hub's cache; the estimate reads the files of a model (hf download {model})"
+        ) from None
+
+
+def _shape(where: Path, raw: Mapping[str, Any], weights: Mapping[str, Weight]) -> Shape:
+    inner = raw.get("text_config")
+    text: Mapping[str, Any] = inner if isinstance(inner, dict) else raw
+    hidden, heads = _size(where, text, "hidden_size"), _size(where, text, "num_attention_heads")
+    size = text.get("head_dim") or hidden // heads
+    rope = text.get("rope_parameters") or text
+    share = rope.get("partial_rotary_factor") or text.get("partial_rotary_factor") or 1.0
+    return Shape(
+        layers=_size(where, text, "num_hidden_layers"),
+        hidden=hidden,
+        heads=heads,
+        queries=heads * size,
+        keys=(text.get("num_key_value_heads") or heads) * size,
+        rotary=int(size * share),
+        middle=_middle(where, text),
+        vocabulary=_size(where, text, "vocab_size"),
+        weights=weights,
+        tied=not any(is_head(name.removesuffix(".weight")) for name in weights),
+    )
+
+
+def _middle(where: Path, text: Mapping[str, Any]) -> int:
+    per_token = text.get("num_experts_per_tok")
+    if not per_token:
+        return _size(where, text, "intermediate_size")
+    shared = text.get("n_shared_experts") or 0
+    width = text.get("moe_intermediate_size") or _size(where, text, "intermediate_size")
+    return int(width * (per_token + shared))
+
+
+def _size(where: Path, text: Mapping[str, Any], key: str) -> int:
+    value = text.get(key)
+    if not isinstance(value, int) or value < 1:
+        raise ModelError(
+            f"{where}: {key} is {value!r}; the estimate knows decoders whose config.json states it"
+        )
+    return value
+
+
+def _headers(folder: Path) -> Iterator[tuple[str, Weight]]:
+    """Every tensor in the folder's weight files: those of the index, where there is one."""
+    index = folder / "model.safetensors.index.json"
+    files = sorted(folder.glob("*.safetensors"))
+    if index.exists():
+        try:
+            named = set(json.loads(index.read_bytes())["weight_map"].values())
+        except (ValueError, KeyError, AttributeError, TypeError) as error:
+            raise ModelError(f"{index}: cannot be used: {error!r}") from None
+        files = sorted(folder / name for name in named)
+    if not files:
+        raise ModelError(f"{folder}: no *.safetensors; the estimate counts weights in their headers")
+    for file in files:
+        yield from header(file).items()
+
+
+def header(file: Path) -> dict[str, Weight]:
+    """The tensors of a safetensors file: an 8-byte length, and so much JSON. Raises ModelError."""
+    try:
+        with file.open("rb") as stream:
+            length = int.from_bytes(stream.read(8), "little")
+            if not 0 < length <= _LONGEST_HEADER:
+                raise ValueError(f"a header of {length} bytes")
+            found = json.loads(stream.read(length))
+        return {
+            name: Weight(tuple(entry["shape"]), entry["dtype"])
+            for name, entry in found.items()
+            if name != "__metadata__"
+        }
+    except FileNotFoundError:
+        raise ModelError(f"{file}: missing, though the index names it") from None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ModelError(f"{file}: not a safetensors file: {error}") from None

@@ -1,0 +1,128 @@
+"""What is counted from files is what the model has when it is made."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from finetune.config.load import parse_config
+from finetune.config.schema import Config
+from finetune.errors import ConfigError, ModelError
+from finetune.estimate.machine import free_bytes, in_words, parse_size, resident_bytes
+from finetune.estimate.method import method_of
+from finetune.estimate.shape import read_shape
+
+METHODS: dict[str, dict[str, Any] | None] = {
+    "full": None,
+    "lora": {"peft_type": "LORA", "r": 4, "target_modules": ["query_key_value", "dense_4h_to_h"]},
+    "lora of all": {"peft_type": "LORA", "target_modules": "all-linear", "rank_pattern": {"q_proj": 2}},
+    "lora by pattern": {"peft_type": "LORA", "target_modules": ".*[kv]_proj"},
+    "lora of one layer": {"peft_type": "LORA", "target_modules": ["o_proj"], "layers_to_transform": [1]},
+    "lora and head": {"peft_type": "LORA", "target_modules": ["q_proj"], "modules_to_save": ["lm_head"]},
+    "prefix": {"peft_type": "PREFIX_TUNING", "num_virtual_tokens": 5},
+    "projected prefix": {"peft_type": "PREFIX_TUNING", "num_virtual_tokens": 5, "prefix_projection": True},
+    "p-tuning": {"peft_type": "P_TUNING", "num_virtual_tokens": 5, "encoder_hidden_size": 24},
+    "prompt": {"peft_type": "PROMPT_TUNING", "num_virtual_tokens": 5},
+    "ia3": {"peft_type": "IA3", "target_modules": ["k_proj", "v_proj"], "feedforward_modules": []},
+}
+
+
+def config_of(peft: dict[str, Any] | None, **sections: Any) -> Config:
+    content = {"data_config": {"train_file": "train.jsonl"}, **sections}
+    return parse_config(content if peft is None else content | {"peft_config": peft}, "test")
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_what_learns_is_counted_as_peft_makes_it(name: str, small: Path) -> None:
+    from finetune.model.load import load_base
+    from finetune.model.tuning import apply_tuning
+
+    config = config_of(METHODS[name])
+    base = load_base(small, config.model, device=torch.device("cpu"))
+    tuned = apply_tuning(base, config.peft_config)
+    method = method_of(config, read_shape(small))
+    assert method.trainable == sum(parameter.numel() for _, parameter in tuned.trainable())
+    assert method.virtual_tokens == tuned.virtual_tokens
+
+
+def test_frozen_weights_do_not_learn(small: Path) -> None:
+    shape = read_shape(small)
+    method = method_of(config_of(None, model_config={"freeze": ["embed_tokens"]}), shape)
+    assert method.trainable == shape.parameters - shape.vocabulary * shape.hidden
+
+
+def test_every_weight_is_counted(small: Path) -> None:
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(small)
+    shape = read_shape(small)
+    assert shape.parameters == sum(parameter.numel() for parameter in model.parameters())
+    assert (shape.dtype, shape.layers, shape.vocabulary) == ("F32", 2, model.config.vocab_size)
+
+
+def broken(tmp_path: Path, small: Path, name: str, content: bytes | None) -> Path:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    for file in small.iterdir():
+        if file.name != name:
+            (folder / file.name).write_bytes(file.read_bytes())
+    if content is not None:
+        (folder / name).write_bytes(content)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("config.json", None, "no config.json"),
+        ("config.json", b"{", "cannot be read"),
+        ("config.json", b"[]", "not a JSON object"),
+        ("config.json", b'{"hidden_size": 8}', "num_attention_heads is None"),
+        ("model.safetensors", None, "no \\*.safetensors"),
+        ("model.safetensors", b"\xff" * 64, "not a safetensors file"),
+        ("model.safetensors", b"", "not a safetensors file"),
+    ],
+)
+def test_a_broken_model_is_refused_by_the_name_of_its_file(
+    name: str, content: bytes | None, said: str, small: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(ModelError, match=said):
+        read_shape(broken(tmp_path, small, name, content))
+
+
+def test_a_file_that_the_index_names_must_be_there(small: Path, tmp_path: Path) -> None:
+    folder = broken(tmp_path, small, "nothing", None)
+    index = {"weight_map": {"model.norm.weight": "model-00001-of-00002.safetensors"}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(ModelError, match=r"model-00001-of-00002\.safetensors: missing"):
+        read_shape(folder)
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [("24GB", 24 * 10**9), ("80 GiB", 80 * 2**30), ("1.5g", 15 * 10**8), ("512", 512), ("64mb", 64 * 10**6)],
+)
+def test_sizes_are_read_as_people_write_them(text: str, size: int) -> None:
+    assert parse_size(text) == size
+
+
+@pytest.mark.parametrize("text", ["", "much", "-1GB", "24XB", "0", "1e9"])
+def test_what_is_no_size_is_refused(text: str) -> None:
+    with pytest.raises(ConfigError, match="24GB"):
+        parse_size(text)
+
+
+def test_sizes_are_told_in_three_digits() -> None:
+    assert [in_words(size) for size in (12_345_678, 1_384_000_000, 24_000_000_000)] == [
+        "12 MB",
+        "1.38 GB",
+        "24 GB",
+    ]
+
+
+def test_processes_share_what_is_free() -> None:
+    own = resident_bytes()
+    alone, shared = free_bytes(1) - own, free_bytes(4) - own
+    assert 0.2 * alone < shared < 0.3 * alone
