@@ -98,11 +98,11 @@ def _loss(logits: Tensor, targets: Tensor, smoothing: float, *, slope: bool) -> 
     total = logits.new_zeros((), dtype=torch.float32)
     for block, some in zip(logits.split(rows), targets[:, None].split(rows), strict=True):
         p = torch.softmax(block.float(), dim=1)
-        # One exponential a word: the largest p, at least 1 / V, tells what all were divided by.
-        normalizer = block.amax(1).float() - p.amax(1).log()
-        total += normalizer.sum() - (1 - smoothing) * block.gather(1, some).float().sum()
+        # One exponential a word: the largest p tells by what all were divided.
+        top, log_top = block.amax(1).float(), p.amax(1).log()
+        total += (1 - smoothing) * (top - block.gather(1, some)[:, 0].float() - log_top).sum()
         if smoothing:
-            total -= smoothing / words * block.sum(dtype=torch.float32)
+            total += smoothing * (top - block.mean(1, dtype=torch.float32) - log_top).sum()
         if slope:
             p.scatter_add_(1, some, p.new_full(some.shape, smoothing - 1))
             block.copy_(p.sub_(smoothing / words) if smoothing else p)

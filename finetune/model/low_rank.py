@@ -40,6 +40,7 @@ class LowRankLinear(Linear):
             x.dtype == base.weight.dtype
             and not torch.is_autocast_enabled(x.device.type)
             and self.lora_B[active[0]].bias is None
+            and not any(parameter.requires_grad for parameter in base.parameters())
             and not hasattr(base.weight, "ds_id")  # gathered by hooks around the base layer's own forward
         )
         return active[0] if plain else None

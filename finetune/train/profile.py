@@ -112,7 +112,7 @@ def part_of(name: str, module: nn.Module) -> str | None:
         return "head"
     if isinstance(module, nn.Embedding):
         return "embeddings"
-    if kind.startswith("Linear"):  # torch's, those of 4 and 8 bits, and what peft puts around them
+    if "Linear" in kind:  # torch's, those of 4 and 8 bits, and what is put around them (LoRA is a part of ours)
         return "linear layers"
     for word, part in (("Norm", "norms"), ("Rotary", "rotary positions"), ("Attention", "attention")):
         if word in kind:

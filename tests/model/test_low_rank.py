@@ -78,7 +78,9 @@ def test_in_bfloat16_it_is_as_near_to_float32_as_peft_s() -> None:
 
 @pytest.mark.filterwarnings("ignore:`lora_bias=True` was passed")
 @pytest.mark.parametrize(
-    "options", [{"use_dora": True}, {"lora_bias": True}], ids=["DoRA", "a bias of the adapter's own"]
+    "options",
+    [{"use_dora": True}, {"lora_bias": True}, {"bias": "lora_only"}],
+    ids=["DoRA", "a bias of the adapter's own", "the layer's bias learns too"],
 )
 def test_what_is_not_plain_lora_is_peft_s_own(options: dict[str, Any]) -> None:
     stock, ours = pair(**options)
