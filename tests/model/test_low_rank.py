@@ -86,7 +86,7 @@ def test_what_is_not_plain_lora_is_peft_s_own(options: dict[str, Any]) -> None:
     stock, ours = pair(**options)
     x = torch.randn(6, 24)
     one, other = values_and_gradients(ours, x), values_and_gradients(stock, x)
-    assert all(torch.equal(one[name], other[name]) for name in other)
+    assert worst(one, other) < 2e-6
 
 
 def test_merged_or_switched_off_it_is_peft_s_too() -> None:
