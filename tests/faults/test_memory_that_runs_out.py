@@ -17,7 +17,7 @@ from tests.train.conftest import WORDS, Configure
 
 BIG = 16_000
 """Tokens: all of a step at once."""
-ROOM = 45 << 20
+ROOM = 32 << 20
 """Bytes that a run may take once it is loaded: less than half of what BIG needs, enough for a quarter of it."""
 
 
