@@ -30,14 +30,16 @@ def _changes(setup: Setup, work: Work, tokens: int) -> Iterator[_Change]:
         if budget < tokens:
             yield f"run.tokens_per_micro_batch: {budget}", setup, work, budget
     least = min(tokens, budgets(setup.device, work)[-1])
-    again, also = setup, ""
+    bases, also = [(setup, "")], ""
     if setup.method.kind != "prefix" and setup.recompute != 1:
-        again, also = replace(setup, recompute=1), " with training_args.gradient_checkpointing: true"
-        yield "training_args.gradient_checkpointing: true", again, work, tokens
-    for words, changed in _other_models(again):
-        yield words + also, changed, work, least
-    for words, changed in _more_processes(again):
-        yield words + also, changed, work, least
+        also = " with training_args.gradient_checkpointing: true"
+        bases.append((replace(setup, recompute=1), also))
+        yield "training_args.gradient_checkpointing: true", bases[-1][0], work, tokens
+    again = bases[-1][0]
+    for way in (_other_models, _more_processes):
+        for base, beside in bases:
+            for words, changed in way(base):
+                yield words + beside, changed, work, least
     for length in (work.longest // 2, work.longest // 4):
         if length:
             shorter = replace(work, longest=length, step_tokens=max(length, work.step_tokens // 2))
