@@ -41,7 +41,7 @@ Processes = Annotated[
     int | None, typer.Option("--nproc", min=1, help="Processes on this machine; default: one per GPU.")
 ]
 MaxNewTokens = Annotated[int, typer.Option(min=1, help="Most tokens of one answer.")]
-BatchSize = Annotated[int, typer.Option(min=1, help="Conversations answered at once.")]
+BatchSize = Annotated[int, typer.Option(min=1, help="Conversations answered at once, at least.")]
 TrustRemoteCode = Annotated[
     bool, typer.Option("--trust-remote-code", help="Run Python code from the checkpoint. Off unless you ask.")
 ]

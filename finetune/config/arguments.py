@@ -154,7 +154,7 @@ class Batches(Section):
     """Conversations of one process in one optimizer step, divided by gradient_accumulation_steps."""
 
     per_device_eval_batch_size: Count = 8
-    """Conversations per batch when evaluating and generating."""
+    """Answers written at once, at least; more where the memory for their keys is little beside the weights."""
 
     gradient_accumulation_steps: Count = 1
     """Times per_device_train_batch_size times processes: the conversations of one optimizer step."""

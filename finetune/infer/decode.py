@@ -17,8 +17,8 @@ from finetune.infer.choice import Choice
 from finetune.infer.engine import Sampling
 from finetune.infer.slots import Round, Slots
 
-_MOST_ROWS = 64
 _PART_OF_WEIGHTS = 4
+_SMALL = 2**29  # bytes of keys and values that any machine has to spare
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,9 +50,9 @@ class Row:
 class Decoder:
     """Writes to prompts, longest first, `least_rows` of them at once whatever memory they need.
 
-    More, up to 64, where the keys and values of all fit into a fourth of the memory of the weights; should that
-    prove too much, they begin anew, `least_rows` at once. No step takes more tokens of prompts than the
-    `least_rows` longest have.
+    More, up to `most_rows`, where the keys and values of all fit into a fourth of the memory of the weights, or
+    512 MiB; should that prove too much, they begin anew, `least_rows` at once. No step takes more tokens of
+    prompts than the `least_rows` longest have.
     """
 
     def __init__(
@@ -62,12 +62,14 @@ class Decoder:
         sampling: Sampling,
         stop_ids: Sequence[int],
         least_rows: int,
+        most_rows: int = 64,
     ) -> None:
         self.model = model
         self.virtual = virtual
         self.sampling = sampling
         self.stop_ids = frozenset(stop_ids)
         self.least_rows = least_rows
+        self.most_rows = max(least_rows, most_rows)
 
     @torch.no_grad()
     def run(
@@ -132,9 +134,10 @@ class _Run:
 
     def _room(self) -> int:
         """How many rows may run at once."""
-        cells = self.slots.bytes_per_token() * (self.longest + self.decoder.sampling.max_new_tokens)
-        weights = sum(parameter.nbytes for parameter in self.decoder.model.parameters())
-        return max(self.decoder.least_rows, min(_MOST_ROWS, weights // _PART_OF_WEIGHTS // cells))
+        decoder = self.decoder
+        row = self.slots.bytes_per_token() * (self.longest + decoder.sampling.max_new_tokens)
+        weights = sum(parameter.nbytes for parameter in decoder.model.parameters())
+        return min(decoder.most_rows, max(decoder.least_rows, rows_beside(weights, row)))
 
     def _admit(self) -> None:
         most, tokens = self.most_rows or self.decoder.least_rows, self.decoder.least_rows * self.longest
@@ -184,6 +187,11 @@ class _Run:
         for start in now.borders[:-1]:
             words[now.going + start :][: virtual.tokens] = virtual.embeddings
         return {"inputs_embeds": words[None]}
+
+
+def rows_beside(weights: int, row: int) -> int:
+    """How many rows of `row` bytes are little beside weights of so many bytes."""
+    return max(weights // _PART_OF_WEIGHTS, _SMALL) // row
 
 
 def _round(

@@ -24,11 +24,12 @@ from transformers.models.auto.modeling_auto import AutoModelForCausalLM
 from finetune.chat.load import load_template
 from finetune.chat.template import ChatTemplate
 from finetune.errors import ModelError
-from finetune.infer.decode import Decoder, Virtual
+from finetune.infer.decode import Decoder, Virtual, rows_beside
 from finetune.infer.engine import Sampling
 from finetune.infer.hf import HFEngine
 from finetune.infer.slots import SLOTS, why_no_slots
 
+KIB, GIB = 2**10, 2**30
 SHAPE: dict[str, Any] = {
     "vocab_size": 640,
     "hidden_size": 64,
@@ -74,11 +75,6 @@ def tiny(config: PreTrainedConfig) -> PreTrainedModel:
     return model
 
 
-def wide() -> PreTrainedModel:
-    """Its weights are large against its keys: there is room for many rows."""
-    return tiny(LlamaConfig(**(SHAPE | {"intermediate_size": 6000})))
-
-
 @pytest.fixture(scope="module")
 def llama() -> PreTrainedModel:
     return tiny(IN_SLOTS["llama"])
@@ -121,10 +117,11 @@ def written(
     model: PreTrainedModel,
     sampling: Sampling,
     stop_ids: list[int],
-    least_rows: int,
+    rows: tuple[int, int],
     prompts: list[list[int]] = PROMPTS,
 ) -> list[list[int]]:
-    decoder = Decoder(model, Virtual(), sampling, stop_ids, least_rows)
+    """`rows`: at least, and at most, so many at once."""
+    decoder = Decoder(model, Virtual(), sampling, stop_ids, *rows)
     with on_slots(model):
         return decoder.run(prompts, torch.device("cpu"), lambda n: None)
 
@@ -145,8 +142,8 @@ def test_rows_that_come_and_go_write_what_each_prompt_gets_alone(family: str) ->
     assert why_no_slots(model, LONGEST) is None
     stop_ids = stops(model)
     wanted = alone(model, GREEDY, stop_ids)
-    for least_rows in (1, 3):
-        assert written(model, GREEDY, stop_ids, least_rows) == wanted
+    for rows in ((1, 3), (3, 3), (2, 64)):
+        assert written(model, GREEDY, stop_ids, rows) == wanted
     assert len({len(answer) for answer in wanted}) > 2
 
 
@@ -195,29 +192,35 @@ def test_a_row_that_is_done_makes_place_at_once(llama: PreTrainedModel) -> None:
     lengths = [len(answer) for answer in alone(llama, GREEDY, stop_ids)]
     steps: list[int] = []
     with watched(llama, lambda given: steps.append(len(given["logits_to_keep"]))):
-        written(llama, GREEDY, stop_ids, least_rows=2)
-    assert max(steps) == 2  # small as it is, no more fit into a fourth of its weights
+        written(llama, GREEDY, stop_ids, (2, 2))
+    assert max(steps) == 2
     assert sum(steps) == sum(lengths)
     assert len(steps) <= sum(lengths) / 2 + GREEDY.max_new_tokens / 2
 
 
-def test_no_step_takes_more_tokens_of_prompts_than_the_longest_of_a_batch_have() -> None:
+def test_no_step_takes_more_tokens_of_prompts_than_the_longest_of_a_batch_have(
+    llama: PreTrainedModel,
+) -> None:
     prompts = [[n] * 20 for n in range(1, 8)]
     tokens: list[int] = []
-    with watched(wide(), lambda given: tokens.append(given["input_ids"].numel())) as model:
-        written(model, GREEDY, [], 2, prompts)
+    with watched(llama, lambda given: tokens.append(given["input_ids"].numel())) as model:
+        written(model, GREEDY, [], (2, 64), prompts)
     assert tokens[:5] == [2 * 20, 2 + 2 * 20, 4 + 2 * 20, 6 + 20, 7]
 
 
-def test_more_rows_than_asked_for_run_where_their_keys_are_small_against_the_weights() -> None:
-    rows: list[int] = []
-    with watched(wide(), lambda given: rows.append(len(given["logits_to_keep"]))) as model:
-        answers = written(model, GREEDY, [], least_rows=1)
-    assert max(rows) == len(PROMPTS)
-    assert answers == alone(model, GREEDY, [])
+@pytest.mark.parametrize(
+    ("weights", "row", "rows"),
+    [
+        (18 * GIB, 1024 * 40 * KIB, 115),  # GLM-4-9B in bfloat16: 2 heads of keys in each of 40 layers
+        (13 * GIB, 1024 * 512 * KIB, 6),  # Llama-2-7B: 32 heads in each of 32
+        (115 * 2**20, 600 * 4 * KIB, 218),  # so small that half a gibibyte does not matter
+    ],
+)
+def test_rows_are_as_many_as_are_little_beside_the_weights(weights: int, row: int, rows: int) -> None:
+    assert rows_beside(weights, row) == rows
 
 
-def test_rows_that_prove_too_many_begin_anew_in_the_batch_size() -> None:
+def test_rows_that_prove_too_many_begin_anew_in_the_batch_size(llama: PreTrainedModel) -> None:
     rows: list[int] = []
 
     def run_out(given: dict[str, Any]) -> None:
@@ -225,11 +228,10 @@ def test_rows_that_prove_too_many_begin_anew_in_the_batch_size() -> None:
         if rows[-1] > 2:
             raise torch.OutOfMemoryError
 
-    model = wide()
-    stop_ids = stops(model)
-    with watched(model, run_out):
-        answers = written(model, GREEDY, stop_ids, least_rows=2)
-    assert answers == alone(model, GREEDY, stop_ids)
+    stop_ids = stops(llama)
+    with watched(llama, run_out):
+        answers = written(llama, GREEDY, stop_ids, (2, 64))
+    assert answers == alone(llama, GREEDY, stop_ids)
     assert sum(count > 2 for count in rows) == 1
 
 
@@ -248,7 +250,7 @@ def test_memory_that_runs_out_at_the_batch_size_is_said(template: ChatTemplate) 
 def test_a_repetition_costs_what_it_does_in_transformers(llama: PreTrainedModel) -> None:
     """Without padding: there, transformers counts the pad token as said."""
     sampling = Sampling(max_new_tokens=24, repetition_penalty=1.7)
-    answers = written(llama, sampling, [], least_rows=3)
+    answers = written(llama, sampling, [], (3, 3))
     assert answers == alone(llama, sampling, [], repetition_penalty=1.7)
     assert answers != alone(llama, sampling, [])
 
@@ -256,7 +258,7 @@ def test_a_repetition_costs_what_it_does_in_transformers(llama: PreTrainedModel)
 def test_what_is_drawn_for_a_prompt_does_not_depend_on_its_batch(llama: PreTrainedModel) -> None:
     sampling = Sampling(max_new_tokens=30, do_sample=True, temperature=2.0, top_p=0.9, top_k=50, seed=3)
     stop_ids = stops(llama)
-    assert written(llama, sampling, stop_ids, 1) == written(llama, sampling, stop_ids, 4)
+    assert written(llama, sampling, stop_ids, (1, 1)) == written(llama, sampling, stop_ids, (4, 64))
 
 
 def test_attention_over_slots_is_refused_where_there_are_none(llama: PreTrainedModel) -> None:

@@ -10,6 +10,7 @@ from peft import LoraConfig, PrefixTuningConfig, PromptEncoderConfig, PromptTuni
 from transformers import GlmForCausalLM
 
 from finetune.chat.load import load_template
+from finetune.chat.messages import Conversation
 from finetune.chat.template import ChatTemplate
 from finetune.data.encode import Example, encode
 from finetune.errors import ConfigError, ModelError
@@ -75,12 +76,28 @@ def by_hand(engine: HFEngine, prompt: list[int], count: int) -> list[int]:
 
 @pytest.mark.parametrize("tuning", TUNINGS)
 def test_a_padded_batch_gives_the_tokens_that_each_prompt_gives_alone(
-    tuning: str, engine_of: Callable[[str], HFEngine], prompts: list[list[int]]
+    tuning: str,
+    engine_of: Callable[[str], HFEngine],
+    prompts: list[list[int]],
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     engine = engine_of(tuning)
     batched = engine.generate(prompts, GREEDY, batch_size=4)
     assert batched == [engine.generate([prompt], GREEDY)[0] for prompt in prompts]
     assert [completion.ids for completion in batched] == [by_hand(engine, prompt, 10) for prompt in prompts]
+    assert "transformers' own loop" not in capsys.readouterr().err
+
+
+def test_a_model_answers_as_taught_where_it_computes_in_less_than_it_keeps(
+    engine_of: Callable[[str], HFEngine], known: list[Conversation], capsys: pytest.CaptureFixture[str]
+) -> None:
+    engine = engine_of("none")
+    asked = [engine.template.prompt(conversation.before(1)) for conversation in known]
+    answers = engine.generate(asked, Sampling(max_new_tokens=40), 2)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert engine_of("none").generate(asked, Sampling(max_new_tokens=40), 2) == answers
+    assert {answer.finish for answer in answers} == {"stop"}
+    assert "transformers' own loop" not in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("tuning", [name for name in TUNINGS if name != "none"])
