@@ -46,7 +46,7 @@ def reports(folder: Path, method: str) -> list[dict[str, Any]]:
 
 def test_the_first_two_commands_are_the_scripts() -> None:
     assert tuple(commands()[:2]) == SCRIPTS
-    assert len(commands()) == 11
+    assert len(commands()) == 12
 
 
 def test_the_demo_and_then_every_command_of_the_readme_work(folder: Path) -> None:
