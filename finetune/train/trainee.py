@@ -45,7 +45,7 @@ def make_trainee(
 ) -> Trainee:
     """Load the base, tune it as configured, and choose its layout for examples of up to `longest` tokens.
 
-    recompute: every how manieth layer is computed a second time in the backward pass; 0: none.
+    recompute: the interval of the layers that are computed a second time in the backward pass; 0: none.
     """
     arguments = config.training_args
     set_seed(arguments.batches.seed)
