@@ -18,7 +18,7 @@ _SHARE = 0.9
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """`recompute`: every how manieth layer; 0: none. `fits`: into what was free, by the estimate."""
+    """`recompute`: the interval of layers; 0: none. `fits`: into what was free, by the estimate."""
 
     tokens: int
     recompute: int
@@ -75,7 +75,7 @@ def budgets(device: Device, work: Work) -> list[int]:
 
 
 def intervals(layers: int) -> list[int]:
-    """Every how manieth layer to recompute: from one layer of all to each of them, without repetitions."""
+    """Intervals of layers to recompute: from one layer of all to each of them, without repetitions."""
     by_count = {-(-layers // every): every for every in range(layers, 0, -1)}
     return list(by_count.values())
 

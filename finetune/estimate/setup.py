@@ -19,8 +19,8 @@ class Setup:
     """A model, what of it learns, and how it is computed.
 
     stored: dtype of the frozen weights. compute_bytes: of a number in a matrix product. residual_bytes: of one
-    between the layers. autocast: whether weights are wider than the arithmetic. recompute: every how manieth
-    layer is computed a second time in the backward pass; 0: none.
+    between the layers. autocast: whether weights are wider than the arithmetic. recompute: the interval of
+    layers that are computed a second time in the backward pass; 0: none.
     """
 
     shape: Shape

@@ -47,7 +47,7 @@ class Prepared:
     tokens: int | None = None
     """Of a micro-batch; None: as `tokens_per_micro_batch: auto` will choose."""
     recompute: int | None = None
-    """The interval of the layers that are computed a second time; 0: none; None: as the estimate will choose."""
+    """Interval of the layers that are computed a second time; 0: none; None: as the estimate chooses."""
     choice: Choice | None = None
     """What was chosen, and the memory it is estimated to take."""
 

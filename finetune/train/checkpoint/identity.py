@@ -86,7 +86,7 @@ class Identity:
     environment: Mapping[str, Any]
     """What decides the last bits only: `world_size`, `tokens_per_micro_batch`, `versions`, `threads` …"""
     recompute: int | None = None
-    """Every how manieth layer is computed a second time in the backward pass; 0: none; None: not told."""
+    """Interval of the layers that are computed a second time in the backward pass; 0: none; None: not told."""
 
     @classmethod
     def of(cls, config: Mapping[str, Any], **rest: Any) -> Self:
