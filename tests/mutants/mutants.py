@@ -327,8 +327,8 @@ STEPS = (
         "no-clipping",
         "gradients are not clipped",
         "finetune/train/parallel/back_end.py",
-        "        if max_grad_norm > 0:\n",
-        "        if max_grad_norm > math.inf:\n",
+        "        elif max_grad_norm > 0:\n",
+        "        elif max_grad_norm > math.inf:\n",
         (
             "tests/train/test_update.py::test_a_gradient_is_shortened_to_the_limit_and_its_norm_is_told_as_it_was",
         ),

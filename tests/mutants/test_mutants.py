@@ -68,9 +68,7 @@ def test_a_mutant_is_noticed_or_survives_or_is_no_mutant(copy: Path) -> None:
     def noticed_by(old: str, new: str) -> str | None:
         return attempt(copy, Mutant("made up", "", plan, old, new, (test,))).noticed_by
 
-    assert (
-        noticed_by("            return max_steps\n", "            return max_steps + 1\n") == f"{test}[7-3.0-7]"
-    )
+    assert noticed_by("        return max_steps\n", "        return max_steps + 1\n") == f"{test}[7-3.0-7]"
     assert noticed_by("_GOLDEN = 0x9E3779B97F4A7C15", "_GOLDEN = 1") is None
     with pytest.raises(CannotTellError, match="pytest ended with"):
         noticed_by("import heapq\n", "import heapq_\n")
