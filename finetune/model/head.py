@@ -19,6 +19,10 @@ from finetune.model.cross_entropy import projected_cross_entropy, summed_cross_e
 from finetune.model.tuning import Tuned
 
 
+_PROBE = 8
+"""Tokens, of different ids: that of the padding may have an embedding, and so logits, of zero."""
+
+
 class SupervisedLoss(nn.Module):
     """A tuned model and its objective as one module: what shards or wraps the model wraps the head too.
 
@@ -136,7 +140,7 @@ class SupervisedLoss(nn.Module):
 def is_direct(objective: SupervisedLoss, device: torch.device) -> bool:
     """Whether the logits are the output layer's product and nothing more: no bias, adapter, cap or scale.
 
-    Compares the two on two tokens. An output layer whose shares are gathered by hooks of its own must
+    Compares the two on a few tokens. An output layer whose shares are gathered by hooks of its own must
     be frozen: its gradient would go past them.
     """
     head = objective.model.get_output_embeddings()
@@ -144,7 +148,7 @@ def is_direct(objective: SupervisedLoss, device: torch.device) -> bool:
         return False
     if hasattr(head.weight, "ds_id") and head.weight.requires_grad:
         return False
-    batch = collate([Example(np.zeros(2, dtype=np.int32), np.array([False, True]))]).to(device)
+    batch = collate([Example(np.arange(_PROBE, dtype=np.int32), np.ones(_PROBE, dtype=np.bool_))]).to(device)
     seen: list[Tensor] = []
     hook = head.register_forward_hook(lambda head, inputs, logits: seen.append(logits[0]))
     try:

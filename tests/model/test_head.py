@@ -6,13 +6,14 @@ import numpy as np
 import pytest
 import torch
 from torch.nn.functional import cross_entropy
-from transformers import PreTrainedModel
+from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
-from finetune.config.tuning import PromptTuning
+from finetune.config.tuning import LoraTuning, PromptTuning
 from finetune.data.encode import Example
 from finetune.model.attention import FLAT
 from finetune.model.batch import Batch, collate
-from finetune.model.head import SupervisedLoss
+from finetune.model.head import SupervisedLoss, is_direct
 from finetune.model.tuning import apply_tuning
 
 
@@ -93,3 +94,73 @@ def test_a_prompt_shifts_what_is_supervised_behind_its_virtual_tokens(
     logits = base(inputs_embeds=words, use_cache=False).logits[0, 3:]
     expected = cross_entropy(logits[one.rows], one.targets, reduction="sum")
     assert float(loss.detach()) == pytest.approx(float(expected.detach()), rel=1e-6)
+
+
+SHAPE = {
+    "vocab_size": 320,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+    "pad_token_id": 0,
+}
+
+
+def of_family(family: str, **changes: Any) -> PreTrainedModel:
+    torch.manual_seed(0)
+    config = CONFIG_MAPPING[family](**(SHAPE | changes))
+    return AutoModelForCausalLM.from_config(config, attn_implementation="eager").float()
+
+
+@pytest.mark.parametrize(
+    ("family", "changes", "direct"),
+    [
+        ("glm", {}, True),
+        ("llama", {"tie_word_embeddings": True}, True),
+        ("qwen2", {}, True),
+        ("gemma2", {"final_logit_softcapping": 5.0}, False),
+        ("cohere", {"logit_scale": 0.25}, False),
+        ("granite", {"logits_scaling": 8.0}, False),
+    ],
+)
+def test_logits_that_something_is_done_to_are_not_taken_for_the_output_layer_s(
+    family: str, changes: dict[str, Any], direct: bool
+) -> None:
+    objective = SupervisedLoss(apply_tuning(of_family(family, **changes), None), flat=False).eval()
+    assert is_direct(objective, torch.device("cpu")) is direct
+
+
+def test_an_output_layer_with_an_adapter_is_not_direct(base: PreTrainedModel) -> None:
+    lora = LoraTuning(peft_type="LORA", target_modules=["q_proj", "lm_head"])
+    assert not is_direct(SupervisedLoss(apply_tuning(base, lora), flat=False), torch.device("cpu"))
+
+
+@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize("method", [None, LoraTuning(peft_type="LORA", target_modules="all-linear")])
+def test_the_loss_in_the_place_of_the_logits_has_the_same_gradients(
+    method: LoraTuning | None, tied: bool, batch: Batch
+) -> None:
+    found = []
+    for direct in (False, True):
+        base = of_family("llama", tie_word_embeddings=tied)
+        base.set_attn_implementation(FLAT)
+        tuned = apply_tuning(base, method)
+        torch.manual_seed(1)
+        for _, parameter in tuned.trainable():
+            parameter.data += 0.1 * torch.randn_like(parameter)
+        loss = SupervisedLoss(tuned, flat=True, direct=direct, label_smoothing=0.1).train()(batch)
+        loss.backward()
+        found.append({"loss": loss.detach()} | {name: p.grad for name, p in tuned.trainable()})
+    stock, ours = found
+    assert all(float((ours[n] - stock[n]).norm() / stock[n].norm()) < 2e-6 for n in stock)
+
+
+def test_a_batch_without_targets_has_a_loss_of_zero_that_reaches_every_weight(base: PreTrainedModel) -> None:
+    base.set_attn_implementation(FLAT)
+    tuned = apply_tuning(base, LoraTuning(peft_type="LORA", target_modules=["q_proj"]))
+    loss = SupervisedLoss(tuned, flat=True, direct=True).train()(collate([]))
+    loss.backward()
+    assert float(loss.detach()) == 0
+    assert all(p.grad is not None and not p.grad.any() for _, p in tuned.trainable())

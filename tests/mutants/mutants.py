@@ -589,4 +589,47 @@ PROCESSES = (
     ),
 )
 
-MUTANTS = (*DISK, *CHECKPOINTS, *STEPS, *TOKENS, *PROCESSES)
+ARITHMETIC = (
+    Mutant(
+        "loss-without-its-factor",
+        "the gradient of the loss is that of the sum, whatever it is divided by",
+        "finetune/model/cross_entropy.py",
+        "            None if hidden is None else hidden.mul_(factor),\n",
+        "            hidden,\n",
+        ("tests/model/test_cross_entropy.py",),
+    ),
+    Mutant(
+        "head-taken-for-direct",
+        "caps and scales of the logits are left out of the loss",
+        "finetune/model/head.py",
+        "    return len(seen) == 1 and torch.equal(seen[0], logits)\n",
+        "    return True\n",
+        ("tests/model/test_head.py",),
+    ),
+    Mutant(
+        "lora-without-its-scaling",
+        "the gradient of LoRA's B is not scaled",
+        "finetune/model/low_rank.py",
+        ".to(ctx.wide) * ctx.scaling\n",
+        ".to(ctx.wide)\n",
+        ("tests/model/test_low_rank.py",),
+    ),
+    Mutant(
+        "bias-that-learns-forgotten",
+        "a layer whose own bias learns is computed as if it did not",
+        "finetune/model/low_rank.py",
+        "            and not any(parameter.requires_grad for parameter in base.parameters())\n",
+        "",
+        ("tests/model/test_low_rank.py", "tests/train/test_methods.py"),
+    ),
+    Mutant(
+        "block-sees-ahead",
+        "a query of a block sees the later keys of the block",
+        "finetune/model/blockwise.py",
+        "    own.masked_fill_(later[:, None], -torch.inf)\n",
+        "",
+        ("tests/model/test_blockwise.py",),
+    ),
+)
+
+MUTANTS = (*ARITHMETIC, *DISK, *CHECKPOINTS, *STEPS, *TOKENS, *PROCESSES)
