@@ -18,7 +18,6 @@ from finetune.model.batch import Batch, collate
 from finetune.model.cross_entropy import projected_cross_entropy, summed_cross_entropy
 from finetune.model.tuning import Tuned
 
-
 _PROBE = 8
 """Tokens, of different ids: that of the padding may have an embedding, and so logits, of zero."""
 
