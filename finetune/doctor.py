@@ -16,6 +16,7 @@ from packaging.requirements import Requirement
 from packaging.version import Version
 
 from finetune.disk import bytes_free, cache_folder
+from finetune.estimate.machine import available_bytes, container_limit, total_bytes
 
 DISTRIBUTION = "glm-finetune"
 State = Literal["ok", "untested", "missing", "note"]
@@ -168,33 +169,10 @@ def _no_gpu() -> Line:
 
 
 def _memory() -> Iterator[Line]:
-    total, available = _memory_bytes()
-    if total:
-        yield Line("memory", "main memory", f"{_gb(available)} of {_gb(total)} available", "note")
-    limit = _container_limit()
+    total, limit = total_bytes(), container_limit()
+    yield Line("memory", "main memory", f"{_gb(available_bytes())} of {_gb(total)} available", "note")
     if limit is not None and limit < total:
         yield Line("memory", "container limit", _gb(limit), "note")
-
-
-def _memory_bytes() -> tuple[int, int]:
-    """Total and available bytes of main memory; zeros where the system does not say."""
-    path = Path("/proc/meminfo")
-    if not path.exists():
-        pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-        return pages, pages
-    fields = dict(line.split(":") for line in path.read_text().splitlines() if line.count(":") == 1)
-    total, available = (int(fields.get(name, "0").split()[0]) * 1024 for name in ("MemTotal", "MemAvailable"))
-    return total, available
-
-
-def _container_limit() -> int | None:
-    for path in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
-        try:
-            text = Path(path).read_text().strip()
-        except OSError:
-            continue
-        return int(text) if text.isdigit() else None
-    return None
 
 
 def _disk() -> Iterator[Line]:

@@ -100,6 +100,9 @@ class ModelConfig(Section):
     """Run Python code that lies in the checkpoint. Only for checkpoints that you trust."""
 
 
+MasterWeights = Literal["float32", "split", "stochastic"]
+
+
 class RunConfig(Section):
     """What a step is and what happens when one goes wrong. Read by `train/`."""
 
@@ -112,7 +115,7 @@ class RunConfig(Section):
     on_nonfinite: Literal["stop", "skip"] = "stop"
     """When a loss or gradient is not finite: stop before the update, or leave the update out and go on."""
 
-    master_weights: Literal["float32", "split", "stochastic"] = "float32"
+    master_weights: MasterWeights = "float32"
     """`split`: weights in bfloat16, float32's other half in the optimizer; `stochastic`: bfloat16 only."""
 
     auto_fit: bool = False

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from finetune.estimate.setup import Load, Setup
 from finetune.estimate.shape import is_head
 
-FLOAT32 = 4
+FLOAT32, NARROW = 4, 2
 BLOCKWISE_LONGEST, BLOCK = 1024, 64
 """Of `model.blockwise`: tokens of a conversation up to which it is used, and of a block of queries."""
 

@@ -3,6 +3,7 @@
 import os
 import re
 import resource
+from contextlib import suppress
 from pathlib import Path
 
 from finetune.errors import ConfigError
@@ -56,6 +57,15 @@ def available_bytes() -> int:
         return int(fields["MemAvailable"].split()[0]) * 1024
     except (OSError, KeyError, ValueError):
         return total_bytes()
+
+
+def container_limit() -> int | None:
+    """The most that the control groups of this process allow; None where they set no limit."""
+    limits = []
+    for limit, _, _ in _container_files():
+        with suppress(OSError, ValueError):  # no limit ("max"), or no such controller
+            limits.append(int(limit.read_text()))
+    return min(limits, default=None)
 
 
 def _container_room() -> list[int]:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from finetune.estimate.activations import FLOAT32, activation_bytes, small_share, workspace_bytes
+from finetune.estimate.activations import FLOAT32, NARROW, activation_bytes, small_share, workspace_bytes
 from finetune.estimate.setup import Load, Setup
 from finetune.estimate.shape import DTYPE_BYTES, is_head
 
@@ -55,8 +55,8 @@ def memory_of(setup: Setup, load: Load) -> Memory:
     parts = {
         "weights": _weight_bytes(setup),
         "working copies": _copy_bytes(setup),
-        "gradients": _gradient_bytes(setup),
-        "optimizer": int(MOMENTS[setup.optim] * setup.method.trainable / _shared_by(setup, 1)),
+        "gradients": _gradient_bytes(setup, load),
+        "optimizer": int(_remembered(setup) * setup.method.trainable / _shared_by(setup, 1)),
         "activations": activation_bytes(setup, load),
         "backward pass": workspace_bytes(setup, load),
         "head": _head_bytes(setup, load),
@@ -79,10 +79,10 @@ def _shared_by(setup: Setup, stage: int) -> int:
 
 
 def _weight_bytes(setup: Setup) -> int:
-    """The model as it lies there, and the adapter. Where an engine computes in bfloat16, all of it is."""
+    """The model as it lies there, and the adapter. What learns is float32, but for ZeRO and narrow masters."""
     method, frozen = setup.method, DTYPE_BYTES[setup.stored]
-    engine = setup.sharing.startswith("zero")
-    learning = frozen if engine else FLOAT32
+    narrow = setup.sharing.startswith("zero") or setup.masters != "float32"
+    learning = frozen if narrow else FLOAT32
     whole = setup.shape.parameters - method.whole
     held = _frozen_bytes(setup, whole) + method.trainable * learning
     return int(held / _shared_by(setup, 3))
@@ -106,8 +106,15 @@ def _copy_bytes(setup: Setup) -> int:
     return 0
 
 
-def _gradient_bytes(setup: Setup) -> int:
-    return FLOAT32 * setup.method.trainable // _shared_by(setup, 2)
+def _gradient_bytes(setup: Setup, load: Load) -> int:
+    """Of bfloat16 weights as wide as these, unless several micro-batches of a step are added up."""
+    each = NARROW if setup.masters != "float32" and load.alone else FLOAT32
+    return each * setup.method.trainable // _shared_by(setup, 2)
+
+
+def _remembered(setup: Setup) -> float:
+    """Bytes that the optimizer keeps of each number: its moments, and what bfloat16 weights lack of float32."""
+    return MOMENTS[setup.optim] + (NARROW if setup.masters == "split" else 0)
 
 
 def _head_bytes(setup: Setup, load: Load) -> int:

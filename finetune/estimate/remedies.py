@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import replace
 
+from finetune.estimate.activations import NARROW
 from finetune.estimate.choose import budgets, fits
 from finetune.estimate.memory import memory_of
 from finetune.estimate.method import Method, lora_of
@@ -50,6 +51,8 @@ def _other_models(setup: Setup) -> Iterator[tuple[str, Setup]]:
     if setup.method.kind == "full":
         if setup.optim.startswith("adamw_torch") and setup.sharing in ("alone", "ddp"):
             yield "training_args.optim: adamw_8bit", replace(setup, optim="adamw_8bit")
+        if setup.ranks == 1 and setup.stored == "BF16" and setup.masters == "float32":
+            yield "run.master_weights: split and training_args.optim: adamw_8bit", _narrow(setup)
         lora = _as_adapter(setup, lora_of(setup.shape))
         yield "a peft_config (LORA)", lora
         if not setup.shares_weights:
@@ -58,12 +61,18 @@ def _other_models(setup: Setup) -> Iterator[tuple[str, Setup]]:
         yield "model_config.quantization: nf4", replace(setup, quantization="nf4")
 
 
+def _narrow(setup: Setup) -> Setup:
+    """The same weights in bfloat16, computed as they are; the optimizer keeps the rest of them."""
+    changed = replace(setup, masters="split", optim="adamw_8bit", autocast=False)
+    return replace(changed, compute_bytes=NARROW, residual_bytes=NARROW)
+
+
 def _as_adapter(setup: Setup, method: Method) -> Setup:
     """The same model, frozen: in its own dtype, which is also that of the arithmetic."""
     narrow = 4 if setup.stored == "F32" and not setup.autocast else 2
     between = 4 if setup.stored == "F32" else 2
-    autocast = setup.autocast and setup.stored == "F32"
-    return replace(setup, method=method, autocast=autocast, compute_bytes=narrow, residual_bytes=between)
+    changed = replace(setup, method=method, masters="float32", compute_bytes=narrow, residual_bytes=between)
+    return replace(changed, autocast=setup.autocast and setup.stored == "F32")
 
 
 def _more_processes(setup: Setup) -> Iterator[tuple[str, Setup]]:

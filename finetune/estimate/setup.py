@@ -5,6 +5,7 @@ from typing import Literal, Self
 
 from finetune.config.deepspeed import wants_bf16, zero_stage
 from finetune.config.schema import Config
+from finetune.config.sections import MasterWeights
 from finetune.estimate.method import Method, method_of
 from finetune.estimate.shape import Shape
 
@@ -33,6 +34,7 @@ class Setup:
     residual_bytes: int
     autocast: bool
     optim: str
+    masters: MasterWeights = "float32"
     quantization: Literal["nf4", "int8"] | None = None
     recompute: int = 0
 
@@ -47,6 +49,8 @@ class Setup:
             said = wants_bf16(placement.deepspeed or {})
             stored = "BF16" if (narrow if said is None else said) else "F32"
             autocast = False
+        elif config.run.master_weights != "float32":
+            autocast = False  # what learns is bfloat16 itself
         else:
             autocast = narrow and (method.kind == "full" or stored == "F32" or method.whole > 0)
         wide = stored == "F32" or (autocast and method.kind == "full")
@@ -61,6 +65,7 @@ class Setup:
             residual_bytes=4 if wide else 2,
             autocast=autocast,
             optim=config.training_args.optimizer.optim,
+            masters=config.run.master_weights,
             quantization=config.model.quantization,
             recompute=1 if placement.gradient_checkpointing else 0,
         )
@@ -91,7 +96,7 @@ class Load:
     """The largest micro-batch of a process: its tokens, and the supervised among them.
 
     conversations: how many there are. longest: tokens of the longest of all. span: tokens of the conversation
-    in which a token stands, on average over the tokens.
+    in which a token stands, on average over the tokens. alone: whether a step is one micro-batch.
     """
 
     tokens: int
@@ -99,3 +104,4 @@ class Load:
     conversations: int
     longest: int
     span: float
+    alone: bool = False

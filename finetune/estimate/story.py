@@ -179,4 +179,4 @@ def _duration(seconds: float) -> str:
     for size, unit in ((86400, "days"), (3600, "hours"), (60, "minutes")):
         if seconds >= 2 * size:
             return f"{seconds / size:,.0f} {unit}"
-    return f"{max(1, seconds):.0f} seconds"
+    return f"{max(1, seconds):.0f} s"

@@ -64,7 +64,8 @@ class Work:
         tokens = min(max(budget, self.longest), self.step_tokens)
         conversations = max(1, round(tokens / self.conversation_tokens))
         supervised = max(1, round(tokens * self.supervised))
-        return Load(tokens, supervised, conversations, self.longest, min(self.span, tokens))
+        span, alone = min(self.span, tokens), tokens == self.step_tokens
+        return Load(tokens, supervised, conversations, self.longest, span, alone)
 
 
 def flops_per_token(setup: Setup, work: Work) -> float:

@@ -85,7 +85,7 @@ class HFEngine:
     ) -> list[Completion]:
         """One completion per prompt, in the order of the prompts; longest first, so that memory runs out early.
 
-        Greedy results do not depend on the batches but for rounding; sampled ones do.
+        Results do not depend on the batches but for rounding; sampled ones of transformers' `generate` do.
         """
         if prompts and self._why_not_slots(prompts, sampling) is None:
             return self._write(prompts, sampling, batch_size)

@@ -15,10 +15,10 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import linear
 
-CHUNK_BYTES = {"cpu": 64 << 20, "cuda": 256 << 20}
+CHUNK_BYTES, CHUNK_BYTES_ON_CPU = 256 << 20, 64 << 20
 """Of logits that are there at once, where the output layer is at hand."""
 
-_BLOCK_BYTES = {"cpu": 2 << 20, "cuda": 128 << 20}
+BLOCK_BYTES, BLOCK_BYTES_ON_CPU = 128 << 20, 2 << 20
 """Of logits in float32: on a CPU what stays in a core's cache."""
 
 
@@ -65,7 +65,8 @@ class _OfHidden(torch.autograd.Function):
         ctx.hidden = torch.empty_like(hidden) if learns_hidden else None
         ctx.weight = torch.zeros_like(weight, dtype=torch.float32) if learns_weight else None
         total = hidden.new_zeros((), dtype=torch.float32)
-        rows = max(1, CHUNK_BYTES[device] // (weight.shape[0] * narrow.element_size()))
+        most = CHUNK_BYTES_ON_CPU if device == "cpu" else CHUNK_BYTES
+        rows = max(1, most // (weight.shape[0] * narrow.element_size()))
         with torch.autocast(device, enabled=False):
             for start in range(0, len(hidden), rows):
                 some = slice(start, start + rows)
@@ -94,7 +95,8 @@ class _OfHidden(torch.autograd.Function):
 def _loss(logits: Tensor, targets: Tensor, smoothing: float, *, slope: bool) -> Tensor:
     """The summed cross-entropy; with `slope`, the logits become its gradient with respect to them."""
     words = logits.shape[1]
-    rows = max(1, _BLOCK_BYTES[logits.device.type] // (4 * words))
+    most = BLOCK_BYTES_ON_CPU if logits.device.type == "cpu" else BLOCK_BYTES
+    rows = max(1, most // (4 * words))
     total = logits.new_zeros((), dtype=torch.float32)
     for block, some in zip(logits.split(rows), targets[:, None].split(rows), strict=True):
         p = torch.softmax(block.float(), dim=1)

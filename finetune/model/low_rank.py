@@ -15,20 +15,19 @@ from torch.nn.functional import linear
 
 
 class LowRankLinear(Linear):
-    """peft's layer, computed by `low_rank_linear` where nothing but plain LoRA is asked of it."""
+    """peft's layer, computed at once where nothing but plain LoRA is asked of it."""
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         adapter = self._plain_adapter(x)
         if adapter is None or args or kwargs:
             return super().forward(x, *args, **kwargs)
-        base, low, high = (cast(nn.Linear, layer) for layer in self._layers(adapter))
-        dropped = self.lora_dropout[adapter](x)
-        return low_rank_linear(
-            x, dropped, base.weight, base.bias, low.weight, high.weight, self.scaling[adapter]
+        base, low, high = (
+            cast(nn.Linear, layer)
+            for layer in (self.get_base_layer(), self.lora_A[adapter], self.lora_B[adapter])
         )
-
-    def _layers(self, adapter: str) -> tuple[nn.Module, nn.Module, nn.Module]:
-        return self.get_base_layer(), self.lora_A[adapter], self.lora_B[adapter]
+        weights = (base.weight, base.bias, low.weight, high.weight)
+        result: Tensor = _Product.apply(x, self.lora_dropout[adapter](x), *weights, self.scaling[adapter])
+        return result
 
     def _plain_adapter(self, x: Tensor) -> str | None:
         """The one adapter that is on and is plain LoRA; None: peft's own forward must do it."""
@@ -46,24 +45,12 @@ class LowRankLinear(Linear):
         return active[0] if plain else None
 
 
-def low_rank_linear(
-    x: Tensor,
-    dropped: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    low: Tensor,
-    high: Tensor,
-    scaling: float,
-) -> Tensor:
+class _Product(torch.autograd.Function):
     """x (…, in) to (…, out): the layer of `weight` (out, in), beside it A `low` (r, in) and B `high` (out, r).
 
     dropped: x as the adapter sees it; x itself where there is no dropout. Weight and bias are frozen.
     """
-    result: Tensor = _LowRankLinear.apply(x, dropped, weight, bias, low, high, scaling)
-    return result
 
-
-class _LowRankLinear(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any,

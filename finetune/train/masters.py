@@ -20,13 +20,12 @@ stochastic  Only the bfloat16 weight is kept. An update smaller than its precisi
 """
 
 from collections.abc import Iterable
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-MasterWeights = Literal["float32", "split", "stochastic"]
-"""As `run.master_weights`."""
+from finetune.config.sections import MasterWeights
 
 CHUNK = 1 << 24
 """Numbers that are float32 at once, a multiple of BLOCK: half a gigabyte with all that is computed of them."""

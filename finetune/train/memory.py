@@ -49,5 +49,5 @@ def kind_of(device: torch.device) -> Device:
 def free_memory(device: torch.device) -> int:
     """Bytes that this process may hold on its device, with what it holds already."""
     if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
+        return torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device)
     return free_bytes(world.local_world_size())

@@ -11,8 +11,9 @@ from torch.optim.lr_scheduler import LRScheduler
 from transformers.optimization import Adafactor, get_scheduler
 
 from finetune.config.arguments import Optimizer, Schedule, count_steps
+from finetune.config.sections import MasterWeights
 from finetune.errors import ConfigError, MissingLibraryError
-from finetune.train.masters import MasterWeights, NarrowAdamW
+from finetune.train.masters import NarrowAdamW
 
 NamedParameters = Iterable[tuple[str, nn.Parameter]]
 

@@ -116,6 +116,9 @@ def _peers(asked: Namespace) -> list[Tool]:
     peers += [llamafactory(asked.llamafactory)] if asked.llamafactory else []
     peers += [swift(asked.swift)] if asked.swift else []
     wanted = tuple(name for name in asked.tools.split(",") if name)
+    for name in wanted:
+        if not any(tool.name.startswith(name) for tool in peers):
+            raise SystemExit(f"--tools: {name!r} begins none of {', '.join(repr(p.name) for p in peers)}")
     return [tool for tool in peers if not wanted or tool.name.startswith(wanted)]
 
 

@@ -28,7 +28,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         help="count a processor's seconds: for a busy machine, with one thread",
     )
     parser.add_argument(
-        "--tools", default="", help="only these, by the beginnings of their names: 'Trainer,TRL'"
+        "--tools", default="", help="of the peers only these, by the beginnings of their names: 'Trainer,TRL'"
     )
     parser.add_argument("--llamafactory", type=Path, metavar="VENV", help="a venv that holds LLaMA-Factory")
     parser.add_argument("--swift", type=Path, metavar="VENV", help="a venv that holds ms-swift")

@@ -126,3 +126,41 @@ def test_processes_share_what_is_free() -> None:
     own = resident_bytes()
     alone, shared = free_bytes(1) - own, free_bytes(4) - own
     assert 0.2 * alone < shared < 0.3 * alone
+
+
+def test_the_estimate_knows_the_sizes_that_the_code_uses() -> None:
+    from finetune.estimate import activations, memory
+    from finetune.model import blockwise, cross_entropy
+
+    chunks = {"cpu": cross_entropy.CHUNK_BYTES_ON_CPU, "cuda": cross_entropy.CHUNK_BYTES}
+    assert chunks == memory.HEAD_CHUNK_BYTES
+    assert (activations.BLOCKWISE_LONGEST, activations.BLOCK) == (blockwise.LONGEST, blockwise._BLOCK)
+
+
+@pytest.mark.parametrize(
+    ("masters", "optim", "micro_batches", "bytes_each"),
+    [
+        ("split", "adamw_8bit", 1, 8),
+        ("split", "adamw_8bit", 2, 10),
+        ("split", "adamw_torch", 1, 14),
+        ("stochastic", "adamw_8bit", 1, 6),
+        ("float32", "adamw_torch", 1, 16),
+    ],
+)
+def test_weights_that_learn_in_bfloat16_take_what_their_optimizer_says(
+    masters: str, optim: str, micro_batches: int, bytes_each: int, small: Path
+) -> None:
+    from dataclasses import replace
+
+    from finetune.estimate.memory import memory_of
+    from finetune.estimate.setup import Setup
+    from finetune.estimate.work import Work
+
+    wanted = {"run": {"master_weights": masters}, "training_args": {"optim": optim}}
+    config = config_of(None, model_config={"dtype": "bfloat16"}, **wanted)
+    setup = Setup.of(config, read_shape(small), device="cpu", ranks=1)
+    assert setup.autocast is (masters == "float32")
+    work = replace(Work.assumed(100, 2, 1), step_tokens=100 * micro_batches)
+    parts = memory_of(setup, work.load(100)).parts
+    state = sum(parts[name] for name in ("weights", "gradients", "optimizer"))
+    assert state / setup.shape.parameters == pytest.approx(bytes_each, abs=0.15)

@@ -13,29 +13,20 @@ from transformers.models.glm.modeling_glm import GlmForCausalLM
 from finetune.errors import ModelError
 from finetune.export.proof import Answers, Logits, Proof, compare, logits_of
 from finetune.export.weights import merge_weights, merged_dtypes
+from tests.families import SHAPE
 
-SIZES = {
-    "vocab_size": 96,
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "head_dim": 8,
-    "pad_token_id": 0,
-}
 PROMPTS = [list(range(3, 60)), list(range(90, 20, -1))]
 ATTENTION = ["q_proj", "v_proj"]
 
 
 def glm(dtype: torch.dtype = torch.float32) -> PreTrainedModel:
     torch.manual_seed(0)
-    return GlmForCausalLM(GlmConfig(**SIZES, attention_bias=True)).to(dtype).eval()
+    return GlmForCausalLM(GlmConfig(**SHAPE, attention_bias=True)).to(dtype).eval()
 
 
 def tied_llama(dtype: torch.dtype = torch.float32) -> PreTrainedModel:
     torch.manual_seed(0)
-    return LlamaForCausalLM(LlamaConfig(**SIZES, tie_word_embeddings=True)).to(dtype).eval()
+    return LlamaForCausalLM(LlamaConfig(**SHAPE, tie_word_embeddings=True)).to(dtype).eval()
 
 
 def adapted(base: PreTrainedModel, config: PeftConfig, size: float = 0.05) -> PeftModel:

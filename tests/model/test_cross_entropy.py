@@ -12,8 +12,8 @@ K, H, V = 37, 16, 101
 
 @pytest.fixture(params=[1, 5, 1000], ids=lambda rows: f"{rows} rows at once")
 def rows(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
-    monkeypatch.setitem(module._BLOCK_BYTES, "cpu", request.param * 4 * V)
-    monkeypatch.setitem(module.CHUNK_BYTES, "cpu", 2 * request.param * 4 * V)
+    monkeypatch.setattr(module, "BLOCK_BYTES_ON_CPU", request.param * 4 * V)
+    monkeypatch.setattr(module, "CHUNK_BYTES_ON_CPU", 2 * request.param * 4 * V)
     return request.param
 
 
@@ -107,3 +107,10 @@ def test_very_unlikely_targets_and_very_large_logits_stay_finite() -> None:
     (got,) = torch.autograd.grad(loss, logits)
     assert relative(loss, want) < 1e-6
     assert got.isfinite().all()
+
+
+def test_a_device_that_is_neither_cpu_nor_cuda_has_its_loss_too() -> None:
+    logits = torch.zeros(2, V, device="meta", requires_grad=True)  # nothing is computed there, all is called
+    loss = summed_cross_entropy(logits * 1, torch.zeros(2, dtype=torch.int64, device="meta"), 0.1)
+    (got,) = torch.autograd.grad(loss, logits)
+    assert (loss.shape, got.shape) == ((), (2, V))

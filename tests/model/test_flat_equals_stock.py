@@ -5,8 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, PreTrainedModel
-from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+from transformers import PreTrainedModel
 
 from finetune.config.tuning import IA3Tuning, LoraTuning, PrefixTuning, Tuning
 from finetune.data.encode import Example
@@ -14,17 +13,8 @@ from finetune.model.attention import FLAT, why_not_flat
 from finetune.model.batch import collate
 from finetune.model.head import SupervisedLoss
 from finetune.model.tuning import Tuned, apply_tuning
+from tests import families
 
-SHAPE = {
-    "vocab_size": 96,
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "head_dim": 8,
-    "pad_token_id": 0,
-}
 FAMILIES: dict[str, dict[str, Any]] = {
     "glm": {"attention_bias": True},
     "glm4": {},
@@ -48,9 +38,7 @@ LENGTHS = (7, 1, 19, 12, 2)
 
 
 def tiny(family: str, **changes: Any) -> PreTrainedModel:
-    torch.manual_seed(0)
-    config = CONFIG_MAPPING[family](**(SHAPE | FAMILIES.get(family, {}) | changes))
-    return AutoModelForCausalLM.from_config(config, attn_implementation="eager").float().eval()
+    return families.tiny(family, **(FAMILIES.get(family, {}) | changes))
 
 
 def tuned(family: str, method: str) -> Tuned:

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 import torch
 from torch.nn.functional import cross_entropy
-from transformers import AutoModelForCausalLM, PreTrainedModel
-from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+from transformers import PreTrainedModel
 
 from finetune.config.tuning import LoraTuning, PromptTuning
 from finetune.data.encode import Example
@@ -15,6 +14,7 @@ from finetune.model.attention import FLAT
 from finetune.model.batch import Batch, collate
 from finetune.model.head import SupervisedLoss, is_direct
 from finetune.model.tuning import apply_tuning
+from tests.families import tiny
 
 
 @pytest.fixture
@@ -83,35 +83,18 @@ def test_neftune_s_noise_is_as_large_as_the_paper_says(base: PreTrainedModel, ba
         assert 0.8 * most < float(noise[start:stop].max().detach()) <= most * (1 + 1e-5)
 
 
+@pytest.mark.parametrize("direct", [False, True])
 def test_a_prompt_shifts_what_is_supervised_behind_its_virtual_tokens(
-    base: PreTrainedModel, batch: Batch
+    direct: bool, base: PreTrainedModel
 ) -> None:
     tuned = apply_tuning(base, PromptTuning(peft_type="PROMPT_TUNING", num_virtual_tokens=3))
     one = collate([Example(np.arange(5, 17, dtype=np.int32), np.arange(12) >= 6)])
-    loss = SupervisedLoss(tuned, flat=False).eval()(one)
+    loss = SupervisedLoss(tuned, flat=False, direct=direct).eval()(one)
     prompt = tuned.model.get_prompt(batch_size=1)
     words = torch.cat((prompt, base.get_input_embeddings()(one.input_ids)), dim=1)
     logits = base(inputs_embeds=words, use_cache=False).logits[0, 3:]
     expected = cross_entropy(logits[one.rows], one.targets, reduction="sum")
     assert float(loss.detach()) == pytest.approx(float(expected.detach()), rel=1e-6)
-
-
-SHAPE = {
-    "vocab_size": 320,
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "head_dim": 8,
-    "pad_token_id": 0,
-}
-
-
-def of_family(family: str, **changes: Any) -> PreTrainedModel:
-    torch.manual_seed(0)
-    config = CONFIG_MAPPING[family](**(SHAPE | changes))
-    return AutoModelForCausalLM.from_config(config, attn_implementation="eager").float()
 
 
 @pytest.mark.parametrize(
@@ -128,7 +111,7 @@ def of_family(family: str, **changes: Any) -> PreTrainedModel:
 def test_logits_that_something_is_done_to_are_not_taken_for_the_output_layer_s(
     family: str, changes: dict[str, Any], direct: bool
 ) -> None:
-    objective = SupervisedLoss(apply_tuning(of_family(family, **changes), None), flat=False).eval()
+    objective = SupervisedLoss(apply_tuning(tiny(family, **changes), None), flat=False).eval()
     assert is_direct(objective, torch.device("cpu")) is direct
 
 
@@ -144,7 +127,7 @@ def test_the_loss_in_the_place_of_the_logits_has_the_same_gradients(
 ) -> None:
     found = []
     for direct in (False, True):
-        base = of_family("llama", tie_word_embeddings=tied)
+        base = tiny("llama", vocab_size=320, tie_word_embeddings=tied)
         base.set_attn_implementation(FLAT)
         tuned = apply_tuning(base, method)
         torch.manual_seed(1)
