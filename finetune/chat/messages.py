@@ -3,8 +3,8 @@
 Everything here is frozen and checked at birth, so the rooms below never ask again.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, get_args
 
 Role = Literal["system", "user", "assistant", "tool"]
@@ -42,15 +42,20 @@ class Tool:
 
 @dataclass(frozen=True, slots=True)
 class Image:
-    """Where a picture lies: a path, or the bytes of a data: URL."""
+    """A picture in a message: where it lies (a path, or a http(s) address), or the bytes of its file.
+
+    `offset`: before which character of the message's content it stands. `at`: where in its record it stands.
+    """
 
     path: str | None = None
-    data: bytes | None = None
+    data: bytes | None = field(default=None, repr=False)
+    offset: int = 0
+    at: KeyPath = field(default=(), compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One turn. `reasoning` is the assistant's thoughts, apart from `content`.
+    """One turn. `reasoning` is the assistant's thoughts, apart from `content`. `images`: in their order.
 
     `train` False: an assistant turn that is context only and is never learnt. `at`: where in its record the
     turn stands, for messages about it.
@@ -70,6 +75,27 @@ class Message:
         if self.tool_calls and self.role != "assistant":
             raise ValueError(f"tool_calls on a {self.role} message; only the assistant calls tools")
 
+    def parts(self) -> Iterator[str | Image]:
+        """The content as it is read: text that is not empty, and the images between."""
+        position = 0
+        for image in self.images:
+            if text := self.content[position : image.offset]:
+                yield text
+            yield image
+            position = image.offset
+        if text := self.content[position:]:
+            yield text
+
+    def with_content(self, change: Callable[[str], str]) -> "Message":
+        """The message with each piece of its text changed; images stay between the same pieces."""
+        text, images = "", []
+        for part in self.parts():
+            if isinstance(part, Image):
+                images.append(replace(part, offset=len(text)))
+            else:
+                text += change(part)
+        return replace(self, content=text, images=tuple(images))
+
 
 @dataclass(frozen=True, slots=True)
 class Conversation:
@@ -85,6 +111,11 @@ class Conversation:
     def before(self, turn: int) -> "Conversation":
         """The conversation as it stands when message `turn` has yet to be written."""
         return Conversation(self.messages[:turn], self.tools)
+
+    @property
+    def images(self) -> tuple[Image, ...]:
+        """All of them, in the order in which they are read."""
+        return tuple(image for message in self.messages for image in message.images)
 
     def assistant_turns(self) -> Sequence[int]:
         """The positions of the assistant's messages."""

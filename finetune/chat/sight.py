@@ -1,0 +1,124 @@
+"""How a vision checkpoint takes a picture: the token that stands for it, and the patches it is cut into.
+
+Sizes only, no pixels: from the checkpoint's own JSON files, so that a conversation's true length is known before
+a model is loaded. What the model's image processor makes of the pixels must agree (model/vision.py compares).
+"""
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from finetune.errors import ModelError
+
+PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
+_SLIMMEST = 200  # times longer than wide, at most: what these processors take
+
+
+@dataclass(frozen=True, slots=True)
+class _Family:
+    """An image processor's defaults: the least and the most pixels of a picture, and how it counts them."""
+
+    least: int
+    most: int
+    counts_frames: bool
+    """Pixels are those of all `frames`, and a picture narrower than a patch is first made larger."""
+
+
+_FAMILIES: Mapping[str, _Family] = {
+    "Glm4vImageProcessor": _Family(112 * 112, 28 * 28 * 15000, True),
+    "Glm46VImageProcessor": _Family(112 * 112, 28 * 28 * 15000, True),
+    "Qwen2VLImageProcessor": _Family(56 * 56, 28 * 28 * 1280, False),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Sight:
+    """A checkpoint's way with pictures. `token`: the id that stands for one, once per `merge` x `merge` patches.
+
+    side: of a patch, in pixels. frames: how often a picture stands in a patch (they are made for films).
+    least, most: pixels of a picture, between which it is scaled.
+    """
+
+    token: int
+    side: int
+    merge: int
+    frames: int
+    least: int
+    most: int
+    counts_frames: bool
+
+    def patches(self, width: int, height: int) -> tuple[int, int]:
+        """Rows and columns of patches of a picture of so many pixels. Raises ValueError for one too slim.
+
+        Source: the `smart_resize` of transformers' image processors.
+        """
+        cell = self.side * self.merge
+        if self.counts_frames and min(width, height) < cell:
+            scale = max(cell / height, cell / width)
+            width, height = int(width * scale), int(height * scale)
+        if max(width, height) / min(width, height) > _SLIMMEST:
+            raise ValueError(f"{width} x {height} pixels: one side is more than {_SLIMMEST} times the other")
+        rows, columns = (round(side / cell) * cell for side in (height, width))
+        frames = self.frames if self.counts_frames else 1
+        if frames * rows * columns > self.most:
+            shrink = math.sqrt(frames * height * width / self.most)
+            rows, columns = (max(cell, math.floor(side / shrink / cell) * cell) for side in (height, width))
+        elif frames * rows * columns < self.least:
+            grow = math.sqrt(self.least / (frames * height * width))
+            rows, columns = (math.ceil(side * grow / cell) * cell for side in (height, width))
+        return rows // self.side, columns // self.side
+
+    def tokens(self, width: int, height: int) -> int:
+        """How many tokens a picture of so many pixels takes."""
+        rows, columns = self.patches(width, height)
+        return rows * columns // self.merge**2
+
+
+def read_sight(folder: Path) -> Sight | None:
+    """How the checkpoint in `folder` sees; None for a model of text, or one whose way is not known here.
+
+    Raises ModelError where its JSON files are damaged.
+    """
+    token = _read(folder / "config.json").get("image_token_id")
+    settings = processor_settings(folder)
+    family = _FAMILIES.get(processor_kind(settings))
+    if not isinstance(token, int) or family is None:
+        return None
+    size = settings.get("size") or {}
+    try:
+        return Sight(
+            token=token,
+            side=int(settings.get("patch_size", 14)),
+            merge=int(settings.get("merge_size", 2)),
+            frames=int(settings.get("temporal_patch_size", 2)),
+            least=int(settings.get("min_pixels") or size.get("shortest_edge") or family.least),
+            most=int(settings.get("max_pixels") or size.get("longest_edge") or family.most),
+            counts_frames=family.counts_frames,
+        )
+    except (TypeError, ValueError, AttributeError) as error:
+        raise ModelError(f"{folder / PROCESSOR_FILES[0]}: cannot be used: {error}") from None
+
+
+def processor_kind(settings: Mapping[str, Any]) -> str:
+    """The class of an image processor, without the ending that names how it computes."""
+    return str(settings.get("image_processor_type", "")).removesuffix("Fast").removesuffix("Pil")
+
+
+def processor_settings(folder: Path) -> Mapping[str, Any]:
+    """What the checkpoint says of its image processor; nothing where it has none."""
+    alone, joint = (_read(folder / name) for name in PROCESSOR_FILES)
+    inner = joint.get("image_processor")
+    return alone or (inner if isinstance(inner, dict) else {})
+
+
+def _read(file: Path) -> dict[str, Any]:
+    if not file.is_file():
+        return {}
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ModelError(f"{file}: damaged: {error}; copy it again from the base model") from None
+    return content if isinstance(content, dict) else {}
