@@ -21,11 +21,13 @@ from finetune.config.load import load_config
 from finetune.config.schema import Config
 from finetune.data.checking.check import all_of, files_of
 from finetune.data.dataset import load_examples, template_under
+from finetune.data.encode import REFUSALS
+from finetune.data.mixture import refused
 from finetune.data.plan import Step
 from finetune.data.preview import Kind, View, batch_views, views
-from finetune.data.reading.intake import Intake, wanted_format
+from finetune.data.reading.intake import Intake, folder_of
 from finetune.data.reading.record import Malformed, Record
-from finetune.errors import ConfigError, DataError, FolderInUseError, TemplateError
+from finetune.errors import ConfigError, DataError, FolderInUseError
 from finetune.report import write_texts
 from finetune.train.prepare import conversations_per_step, make_plan
 
@@ -80,7 +82,7 @@ _Read = tuple[Record | Malformed, Intake]
 
 def _read(data: str, settings: Config) -> Iterator[_Read]:
     for path in files_of(Path(data), settings):
-        intake = Intake(path, wanted_format(settings.data_config))
+        intake = Intake.under(settings.data_config, folder_of(data), path)
         yield from ((record, intake) for record in intake.records())
 
 
@@ -117,8 +119,9 @@ def _views(record: Record | Malformed, intake: Intake, template: ChatTemplate, s
     assert isinstance(record, Record)
     try:
         return views(f"{record.source}:{record.line}", source, template, settings)
-    except TemplateError as error:
-        return [View(f"{record.source}:{record.line}", f"refused: E301 {error}", ())]
+    except REFUSALS as error:
+        wrong = refused(record, error)
+        return [View(f"{record.source}:{record.line}", f"refused: {wrong.code} {wrong.reason}", ())]
 
 
 def print_views(heading: str, found: Sequence[View]) -> None:

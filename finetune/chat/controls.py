@@ -78,7 +78,7 @@ class Controls:
             for call in message.tool_calls
         )
         reasoning = self.guard(message.reasoning) if message.reasoning else None
-        return replace(message, content=self.guard(message.content), tool_calls=calls, reasoning=reasoning)
+        return replace(message.with_content(self.guard), tool_calls=calls, reasoning=reasoning)
 
 
 def _map_strings(change: Any, value: Any) -> Any:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from finetune.chat.messages import Message, Tool
+from finetune.chat.messages import Image, Message, Tool
 from finetune.errors import TemplateError
 
 Groups = list[list[dict[str, Any]]]
@@ -87,10 +87,12 @@ def _system_into_user(messages: Sequence[Message]) -> list[Message | None]:
     waiting: list[str] = []
     for message in messages:
         if message.role == "system":
+            if message.images:
+                raise TemplateError("the chat template has no system role to show an image in", message.at)
             waiting += [message.content] if message.content else []
             moved.append(None)
         elif waiting and message.role == "user":
-            moved.append(replace(message, content="\n\n".join([*waiting, message.content])))
+            moved.append(_opened(message, "\n\n".join([*waiting, ""])))
             waiting = []
         else:
             moved.append(message)
@@ -99,6 +101,12 @@ def _system_into_user(messages: Sequence[Message]) -> list[Message | None]:
             "the chat template has no system role, and no user message follows to carry its text"
         )
     return moved
+
+
+def _opened(message: Message, opening: str) -> Message:
+    """The message with a text before all it says and shows."""
+    images = tuple(replace(image, offset=image.offset + len(opening)) for image in message.images)
+    return replace(message, content=opening + message.content, images=images)
 
 
 def _pair_results(groups: Groups, short: bool) -> None:
@@ -152,7 +160,8 @@ def _glm4_message(message: Message) -> list[dict[str, Any]]:
 
 
 def _openai_message(message: Message) -> list[dict[str, Any]]:
-    spelt: dict[str, Any] = {"role": message.role, "content": message.content}
+    content = [_part(part) for part in message.parts()] if message.images else message.content
+    spelt: dict[str, Any] = {"role": message.role, "content": content}
     if message.reasoning:
         spelt["reasoning_content"] = message.reasoning
     if message.tool_calls:
@@ -165,6 +174,10 @@ def _openai_message(message: Message) -> list[dict[str, Any]]:
             for call in message.tool_calls
         ]
     return [spelt]
+
+
+def _part(part: str | Image) -> dict[str, Any]:
+    return {"type": "image"} if isinstance(part, Image) else {"type": "text", "text": part}
 
 
 GLM4 = Spelling("glm4", _glm4_message)

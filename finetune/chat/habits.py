@@ -14,7 +14,7 @@ from finetune.chat.calls import READERS, Reader, read_glm4
 from finetune.chat.controls import Controls
 from finetune.chat.dialects import GLM4, Spelling, Wishes, spell
 from finetune.chat.jinja import Messages, Tools
-from finetune.chat.messages import Message, Tool, ToolCall
+from finetune.chat.messages import Image, Message, Tool, ToolCall
 from finetune.errors import TemplateError
 
 Render = Callable[[Messages, Tools | None, bool], str]
@@ -25,6 +25,7 @@ _SYSTEM = Message("system", "Qzsystemq")
 _RESULT = Message("tool", "Qzresultq")
 _TOOL = Tool("qztoolq", "Qzusesq", {"type": "object", "properties": {"qzkeyq": {"type": "string"}}})
 _CALL = ToolCall("qztoolq", {"qzkeyq": "Qzvalueq"}, "qzcall001")
+_SHOWING = Message("user", "Qzbelowq", images=(Image(offset=len("Qz")),))
 _CALLING = Message("assistant", "", (_CALL,))
 _CALLING_BY_LONG_ID = Message("assistant", "", (replace(_CALL, id="call_qz_0123456789"),))
 _SAYING = Message("assistant", "Qzbeforeq", (_CALL,))
@@ -49,6 +50,7 @@ class Habits:
     `bare_end`: what would end an answer that the model has not framed.
     `says_before_calls`: it prints the text that stands beside a tool call, before it.
     `read_calls`: None where no reader of ours reads its calls.
+    `image_token`: what it prints for an image; None: it prints none.
     """
 
     spelling: Spelling
@@ -67,6 +69,7 @@ class Habits:
     tells_results: bool
     says_before_calls: bool
     read_calls: Reader | None
+    image_token: str | None = None
 
     @property
     def name(self) -> str:
@@ -106,7 +109,15 @@ class Observer:
         self.wishes = replace(self.wishes, **changes)
 
 
-def observe(render: Render, controls: Controls, spelling: Spelling, eos: str | None, *, name: str) -> Habits:
+def observe(
+    render: Render,
+    controls: Controls,
+    spelling: Spelling,
+    eos: str | None,
+    *,
+    name: str,
+    image_token: str | None = None,
+) -> Habits:
     """Learn the habits of the template called `name`.
 
     Raises TemplateError where it cannot hold even a question and an answer.
@@ -138,7 +149,17 @@ def observe(render: Render, controls: Controls, spelling: Spelling, eos: str | N
         tells_results=call_end is not None and see.shows("Qzresultq", _USER, _CALLING, _RESULT, prompt=True),
         says_before_calls=_says_before_calls(see),
         read_calls=reader,
+        image_token=image_token if image_token and _shows_images(see, image_token) else None,
     )
+
+
+def _shows_images(see: Observer, token: str) -> bool:
+    """Whether it prints an image once, between the texts that stand before and behind it."""
+    try:
+        before, *behind = see.text(_USER, _ANSWER, _SHOWING, prompt=True).split(token)
+    except TemplateError:
+        return False
+    return len(behind) == 1 and "Qz" in before.rpartition(_ANSWER.content)[2] and "belowq" in behind[0]
 
 
 def _answer_end(see: Observer, eos: str | None, name: str) -> tuple[bool, str]:

@@ -8,6 +8,7 @@ from typing import Any
 from transformers import PreTrainedTokenizerFast
 
 from finetune.chat.saving import CONFIG_FILE, TEMPLATE_FILE
+from finetune.chat.sight import PROCESSOR_FILES, Sight, read_sight
 from finetune.chat.template import ChatTemplate
 from finetune.chat.thoughts import Thinking
 from finetune.errors import ModelError, TemplateError, UntrustedContentError
@@ -23,10 +24,12 @@ def load_template(
     trust_remote_code: bool = False,
     options: Mapping[str, Any] | None = None,
     thinking: Thinking = "train",
+    model: str | Path | None = None,
 ) -> ChatTemplate:
     """The tokenizer and chat template of a checkpoint. `chat_template`: a Jinja file to use instead of its own.
 
-    `options`, `thinking`: as for ChatTemplate.
+    `options`, `thinking`: as for ChatTemplate. `model`: the checkpoint that tells how images are taken, where
+    that is another one (an adapter's folder has no config.json).
 
     Raises ModelError (no such folder, no or a damaged tokenizer), TemplateError (no or a broken template),
     UntrustedContentError (the tokenizer is Python code in the folder).
@@ -34,7 +37,25 @@ def load_template(
     tokenizer = load_tokenizer(folder, trust_remote_code=trust_remote_code)
     local = Path(folder) if Path(folder).is_dir() else None
     source, name = _template_source(tokenizer, str(folder), local, chat_template)
-    return ChatTemplate(tokenizer, source, name=name, folder=local, options=options, thinking=thinking)
+    sight = _sight_of(model or folder)
+    return ChatTemplate(
+        tokenizer, source, name=name, folder=local, options=options, thinking=thinking, sight=sight
+    )
+
+
+def _sight_of(model: str | Path) -> Sight | None:
+    if Path(model).is_dir():
+        return read_sight(Path(model))
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError
+
+    folder = None
+    for name in ("config.json", *PROCESSOR_FILES):
+        try:
+            folder = Path(hf_hub_download(str(model), name)).parent
+        except (EntryNotFoundError, HfHubHTTPError, OSError):
+            continue  # it has no such file, or nothing of it is at hand, which loading the model will tell
+    return None if folder is None else read_sight(folder)
 
 
 def load_tokenizer(folder: str | Path, *, trust_remote_code: bool = False) -> PreTrainedTokenizerFast:

@@ -13,16 +13,19 @@ from finetune.chat.messages import Message
 def first_unprinted(text: str, messages: Sequence[Message]) -> int | None:
     """The first message to the model (system, user, results since the last question) that `text` lacks.
 
-    Every message uses up the place where it stands, the longest first, so that one of two equal ones shows.
+    Every piece of a message uses up the place where it stands, the longest first, so that one of two equal ones
+    shows. Images are counted by whoever knows their token.
     """
     asked = max((i for i, message in enumerate(messages) if message.role == "user"), default=-1)
+    pieces = [
+        (i, part) for i, message in enumerate(messages) for part in message.parts() if isinstance(part, str)
+    ]
     missing = []
-    for i in sorted(range(len(messages)), key=lambda i: -len(messages[i].content)):
-        message = messages[i]
-        found = next((form for form in _forms(message.content) if form in text), None)
+    for i, piece in sorted(pieces, key=lambda piece: -len(piece[1])):
+        found = next((form for form in _forms(piece) if form in text), None)
         if found is not None:
             text = text.replace(found, "\0", 1) if found else text
-        elif message.role in ("system", "user") or (message.role == "tool" and i > asked):
+        elif messages[i].role in ("system", "user") or (messages[i].role == "tool" and i > asked):
             missing.append(i)
     return min(missing, default=None)
 

@@ -6,6 +6,8 @@ from pathlib import Path
 
 from transformers import PreTrainedTokenizerFast
 
+from finetune.chat.sight import PROCESSOR_FILES
+
 TEMPLATE_FILE = "chat_template.jinja"
 CONFIG_FILE = "tokenizer_config.json"
 _FILES = (
@@ -16,6 +18,14 @@ _FILES = (
     "merges.txt",
     "tokenizer.model",
 )
+
+
+def save_processor(origin: Path, folder: Path) -> None:
+    """Copy what tells how a checkpoint's images are processed, byte for byte."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in (*PROCESSOR_FILES, "video_preprocessor_config.json"):
+        if (origin / name).is_file() and origin.resolve() != folder.resolve():
+            shutil.copyfile(origin / name, folder / name)
 
 
 def save_tokenizer(tokenizer: PreTrainedTokenizerFast, source: str, origin: Path | None, folder: Path) -> None:

@@ -12,7 +12,7 @@ from finetune.chat.dialects import spell
 from finetune.chat.habits import Habits, continuation
 from finetune.chat.jinja import JinjaTemplate
 from finetune.chat.losses import first_unprinted, unwritten
-from finetune.chat.messages import Conversation, Message
+from finetune.chat.messages import Conversation, Image, Message
 from finetune.errors import TemplateError
 
 
@@ -28,11 +28,15 @@ class Turn:
 
 @dataclass(frozen=True, slots=True)
 class Transcript:
-    """One rendered text and the turns that stand in it as the model writes them; `trained`: their messages."""
+    """One rendered text and the turns that stand in it as the model writes them; `trained`: their messages.
+
+    images: those for which the text has a token each, in order.
+    """
 
     text: str
     turns: tuple[Turn, ...]
     trained: frozenset[int] = frozenset()
+    images: tuple[Image, ...] = ()
 
 
 class Script:
@@ -65,7 +69,8 @@ class Script:
         self._refuse_unprinted(text, count)
         turns = [i for i in range(count) if self.messages[i].role == "assistant"]
         followed = self.follow(turns) if turns else None
-        return Transcript(text, followed.turns if followed and text.startswith(followed.text) else ())
+        stand = followed.turns if followed and text.startswith(followed.text) else ()
+        return Transcript(text, stand, images=self._images(count))
 
     def alone(self, turn: int) -> Transcript:
         """The prompt of `turn` and what the model writes there, the only turn that is trained."""
@@ -73,7 +78,7 @@ class Script:
         written, stop = self.written(turn)
         end = len(prompt.text) + len(written)
         place = Turn(turn, len(prompt.text), end, stop)
-        return Transcript(prompt.text + written, (*prompt.turns, place), frozenset([turn]))
+        return Transcript(prompt.text + written, (*prompt.turns, place), frozenset([turn]), prompt.images)
 
     def follow(self, turns: Sequence[int], trained: frozenset[int] = frozenset()) -> Transcript | None:
         """One text that ends with the last of `turns` and holds each as the model writes it.
@@ -89,10 +94,17 @@ class Script:
             text = prompt + written[0]
             places.append(Turn(i, len(prompt), len(text), written[1]))
         self._refuse_unprinted(text, turns[-1])
-        return Transcript(text, tuple(places), trained)
+        return Transcript(text, tuple(places), trained, self._images(turns[-1]))
+
+    def _images(self, count: int) -> tuple[Image, ...]:
+        return tuple(image for message in self.messages[:count] for image in message.images)
 
     def _refuse_unprinted(self, text: str, count: int) -> None:
-        """Refuse a text that lacks what was said to the model: some templates print only a part of it."""
+        """Refuse a text that lacks what was said or shown to the model: some templates print only a part."""
+        images, token = self._images(count), self._habits.image_token
+        if token is not None and (printed := text.count(token)) != len(images):
+            at = images[0].at if images else ()
+            raise TemplateError(f"{len(images)} images, and the chat template prints {printed} of them", at)
         if (missing := first_unprinted(text, self.messages[:count])) is not None:
             message = self.messages[missing]
             what = f"message {missing + 1} ({message.role}): the chat template does not print it as it is"
@@ -143,8 +155,8 @@ def _refuse_losses(conversation: Conversation, habits: Habits) -> None:
 
 def _lost(message: Message, habits: Habits) -> str | None:
     """What of this message the template would not print."""
-    if message.images:
-        return "images; this is a text template"
+    if message.images and habits.image_token is None:
+        return "images; the model sees none, or takes them in a way that is not known here"
     if habits.cuts_thoughts and "</think>" in message.content:
         return "what stands before '</think>' in a content; thoughts belong into `reasoning_content`"
     if message.role == "tool" and not habits.tells_results:

@@ -1,13 +1,13 @@
 """How a vision checkpoint takes a picture: the token that stands for it, and the patches it is cut into.
 
-Sizes only, no pixels: from the checkpoint's own JSON files, so that a conversation's true length is known before
-a model is loaded. What the model's image processor makes of the pixels must agree (model/vision.py compares).
+Sizes only, no pixels: from the checkpoint's own JSON files, so that a conversation's true length is known
+before a model is loaded. What the image processor makes of the pixels must agree (model/vision.py compares).
 """
 
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -36,10 +36,10 @@ _FAMILIES: Mapping[str, _Family] = {
 
 @dataclass(frozen=True, slots=True)
 class Sight:
-    """A checkpoint's way with pictures. `token`: the id that stands for one, once per `merge` x `merge` patches.
+    """A checkpoint's way with pictures. `token`: the id that stands for `merge` x `merge` patches of one.
 
     side: of a patch, in pixels. frames: how often a picture stands in a patch (they are made for films).
-    least, most: pixels of a picture, between which it is scaled.
+    least, most: pixels of a picture, between which it is scaled. folder: where the checkpoint's files lie.
     """
 
     token: int
@@ -49,6 +49,7 @@ class Sight:
     least: int
     most: int
     counts_frames: bool
+    folder: Path = field(default=Path(), compare=False, repr=False)
 
     def patches(self, width: int, height: int) -> tuple[int, int]:
         """Rows and columns of patches of a picture of so many pixels. Raises ValueError for one too slim.
@@ -97,6 +98,7 @@ def read_sight(folder: Path) -> Sight | None:
             least=int(settings.get("min_pixels") or size.get("shortest_edge") or family.least),
             most=int(settings.get("max_pixels") or size.get("longest_edge") or family.most),
             counts_frames=family.counts_frames,
+            folder=folder,
         )
     except (TypeError, ValueError, AttributeError) as error:
         raise ModelError(f"{folder / PROCESSOR_FILES[0]}: cannot be used: {error}") from None

@@ -19,10 +19,11 @@ from finetune.chat.controls import Controls
 from finetune.chat.dialects import choose_spelling
 from finetune.chat.habits import FRAME_TOKENS, Habits, observe
 from finetune.chat.jinja import JinjaTemplate, with_defaults
-from finetune.chat.messages import Conversation, Message
+from finetune.chat.messages import Conversation, Image, Message
 from finetune.chat.reading import read_turn
-from finetune.chat.saving import save_tokenizer
+from finetune.chat.saving import save_processor, save_tokenizer
 from finetune.chat.script import Script, Transcript
+from finetune.chat.sight import Sight
 from finetune.chat.thoughts import Thinking, settle_thoughts
 from finetune.chat.vocabulary import Piece, Vocabulary
 
@@ -35,12 +36,14 @@ _SWITCH = re.compile(r"/\w+")  # `/nothink`: a token, but one that people are me
 class Rendered:
     """Token ids of (part of) a conversation. `loss_mask` True: the model must learn to write this token.
 
-    `turns`: half-open token spans of the trained turns, in order.
+    `turns`: half-open token spans of the trained turns, in order. `images`: for each of them stands one token
+    (`Sight.token`), whatever its size.
     """
 
     input_ids: list[int]
     loss_mask: list[bool]
     turns: tuple[tuple[int, int], ...]
+    images: tuple[Image, ...] = ()
 
 
 class ChatTemplate:
@@ -48,6 +51,7 @@ class ChatTemplate:
 
     `folder`: where the tokenizer was loaded from, if anywhere. `options`: values for the Jinja's own variables,
     such as `enable_thinking`; they become part of `source`. `thinking`: what becomes of thoughts in data.
+    `sight`: how the model takes images; None: it sees none.
     """
 
     def __init__(
@@ -59,18 +63,26 @@ class ChatTemplate:
         folder: Path | None = None,
         options: Mapping[str, Any] | None = None,
         thinking: Thinking = "train",
+        sight: Sight | None = None,
     ) -> None:
         self.tokenizer = tokenizer
         self.source = source = with_defaults(source, options or {}, name=name)
         self.thinking: Thinking = thinking
+        self.sight = sight
         self._has_told_of_systems = False
         self._folder = folder
-        self._controls = Controls(_control_tokens(tokenizer, source))
+        image_token = None if sight is None else str(tokenizer.convert_ids_to_tokens(sight.token))
+        self._controls = Controls([*_control_tokens(tokenizer, source), image_token or ""])
         self._vocabulary = Vocabulary(tokenizer, self._controls)
         self._jinja = JinjaTemplate(source, name=name, variables=tokenizer.special_tokens_map)
         spelling = choose_spelling(source, self._controls.tokens)
         self.dialect: Habits = observe(
-            self._jinja.render, self._controls, spelling, tokenizer.eos_token, name=name
+            self._jinja.render,
+            self._controls,
+            spelling,
+            tokenizer.eos_token,
+            name=name,
+            image_token=image_token,
         )
         self.stop_ids: tuple[int, ...] = self._stop_ids()
         self.pad_id: int = self.stop_ids[-1] if tokenizer.pad_token_id is None else tokenizer.pad_token_id
@@ -83,6 +95,7 @@ class ChatTemplate:
             self.thinking,
             repr(sorted(self._jinja.variables.items())),
             self.tokenizer.backend_tokenizer.to_str(),
+            repr(self.sight),
         ]
         return hashlib.sha256("\0".join(parts).encode()).hexdigest()
 
@@ -113,9 +126,13 @@ class ChatTemplate:
 
     def prompt(self, conversation: Conversation) -> list[int]:
         """Token ids up to and including the generation prompt: what `render` gives before the next turn."""
+        return self.rendered_prompt(conversation).input_ids
+
+    def rendered_prompt(self, conversation: Conversation) -> Rendered:
+        """The prompt with the images that it has; nothing in it is learnt."""
         script = self._script(conversation)
         (rendered,) = self.encode([script.prompt(len(script.messages))])
-        return rendered.input_ids
+        return rendered
 
     def prompt_text(self, conversation: Conversation) -> str:
         """The text of `prompt`, as the template renders it."""
@@ -155,8 +172,10 @@ class ChatTemplate:
         return "".join("\\" + piece if place % 2 else piece for place, piece in enumerate(pieces))
 
     def save(self, folder: Path) -> None:
-        """Write tokenizer and chat template so that transformers' AutoTokenizer loads both."""
+        """Write tokenizer, chat template and image processor so that transformers' Auto classes load them."""
         save_tokenizer(self.tokenizer, self.source, self._folder, folder)
+        if self.sight is not None:
+            save_processor(self.sight.folder, folder)
 
     def _script(self, conversation: Conversation) -> Script:
         self.notice(conversation)
@@ -208,7 +227,7 @@ def _rendered(transcript: Transcript, pieces: Sequence[list[int]]) -> Rendered:
             spans.append((len(ids), len(ids) + len(piece)))
         ids += piece
         mask += [learns] * len(piece)
-    return Rendered(ids, mask, tuple(spans))
+    return Rendered(ids, mask, tuple(spans), transcript.images)
 
 
 def _control_tokens(tokenizer: PreTrainedTokenizerFast, source: str) -> list[str]:

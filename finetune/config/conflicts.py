@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from finetune.config.arguments import TrainingArgs
 from finetune.config.deepspeed import zero_stage
 from finetune.config.fsdp import FsdpConfig, contradictions
+from finetune.config.modules import PARTS
 from finetune.config.sections import DataConfig, ModelConfig, RunConfig
 from finetune.config.sharding import why_not_in_parts, why_not_shared
 from finetune.config.tuning import LoraTuning, PrefixTuning, PromptTuning, Tuning
@@ -193,10 +194,11 @@ def _tuning(model: ModelConfig, tuning: Tuning | None, args: TrainingArgs) -> It
             ("model_config.quantization", "peft_config", "model_config.adapter"),
             "quantized weights cannot be trained; add a peft_config (LORA makes this QLoRA) or remove it",
         )
-    if (tuning is not None or model.adapter is not None) and set(model.freeze) - {"vision"}:
+    if (tuning is not None or model.adapter is not None) and set(model.freeze or ()) - set(PARTS):
         yield Conflict(
             ("model_config.freeze", "peft_config", "model_config.adapter"),
-            "an adapter leaves every weight of the model as it is; freeze is for full fine-tuning, remove it",
+            "an adapter leaves every weight of the model as it is; remove freeze, or name parts of a vision "
+            f"model that get no adapter ({', '.join(PARTS)})",
         )
     if tuning is not None and model.adapter is not None:
         yield Conflict(

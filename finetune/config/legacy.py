@@ -120,11 +120,8 @@ def _map_combine(draft: Draft) -> None:
 
 def _map_freeze_vision(draft: Draft) -> None:
     freeze = _flag(draft, ("freezeV",))
-    if freeze is False:
-        draft.drop(("freezeV",))
-        draft.notices.append(
-            "freezeV: false has no effect: nothing is frozen unless model_config.freeze says so"
-        )
+    if freeze is False and _move(draft, ("freezeV",), ("model_config", "freeze"), []):
+        draft.notices.append("freezeV: false means model_config.freeze: []: a vision tower learns, too")
     elif freeze and _move(draft, ("freezeV",), ("model_config", "freeze"), ["vision"]):
         draft.notices.append("freezeV: true means model_config.freeze: [vision]: a vision tower is not trained")
 

@@ -1,6 +1,6 @@
 """What GLM-4's configurations call the modules of a model, and what transformers' classes call them."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
 OLD_NAMES = {
     "query_key_value": (("q_proj", "k_proj", "v_proj"), ("qkv_proj",), ("c_attn",)),
@@ -11,6 +11,14 @@ OLD_NAMES = {
     "word_embeddings": (("embed_tokens",),),
 }
 """The fused names of ChatGLM's own code, and what transformers' classes call the same weights."""
+
+_PROJECTOR = r"(merger|downsample|deepstack_merger_list)"
+PARTS: Mapping[str, str] = {
+    "vision": r"(.*\.)?visual\..*",
+    "tower": rf"(.*\.)?visual\.(?!{_PROJECTOR}\b).*",
+    "projector": rf"(.*\.)?visual\.{_PROJECTOR}(\..*)?",
+}
+"""The parts of a model that sees, for `freeze`: patterns of the whole names of their modules and weights."""
 
 
 def mapped(name: str, last: Collection[str]) -> tuple[str, ...]:

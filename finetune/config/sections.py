@@ -60,6 +60,12 @@ class DataConfig(Section):
     on_bad_record: Literal["error", "skip"] = "error"
     """What becomes of a record that does not parse; always counted."""
 
+    image_roots: Texts = ()
+    """Folders, besides the data's own, that images may lie in; others are refused."""
+
+    allow_remote_images: bool = False
+    """Fetch images that are named by a http(s) address (`--allow-remote-images`)."""
+
 
 def _no_word_for_a_flag(value: Any) -> Any:
     """To a template, every text is true."""
@@ -93,8 +99,8 @@ class ModelConfig(Section):
     adapter: str | None = None
     """An adapter folder to continue training; it brings its own peft_config."""
 
-    freeze: Texts = ()
-    """Patterns of parameter names that are not trained, such as `vision` or `model.layers.0.*`."""
+    freeze: Texts | None = None
+    """Patterns of weights that do not learn, or `vision`, `tower`, `projector`; for adapters null is [vision]."""
 
     trust_remote_code: bool = False
     """Run Python code that lies in the checkpoint. Only for checkpoints that you trust."""

@@ -26,6 +26,7 @@ from typing import Any
 import numpy as np
 
 from finetune import log
+from finetune.data.album import ALBUM_ARRAYS, Album
 from finetune.data.examples import Examples
 from finetune.data.ledger import FileAccount, Ledger
 from finetune.data.reading.records import Malformed
@@ -42,6 +43,7 @@ from finetune.disk import (
 
 ABOUT = "about.json"
 _ARRAYS = ("input_ids", "loss_mask", "offsets", "first_example", "lines", "sources")
+_ALL_ARRAYS = (*_ARRAYS, *ALBUM_ARRAYS)
 _UNUSED_DAYS = 30
 _ROOM_LEFT = 1 << 30  # bytes of the disk that the cache does not take
 
@@ -104,11 +106,11 @@ def _opened(folder: Path) -> Examples | None:
         return None
     try:
         about = _read_about(folder / ABOUT)
-        for name in _ARRAYS:
+        for name in _ALL_ARRAYS:
             if sha256_of(folder / f"{name}.npy") != about["sha256"][name]:
                 raise ValueError(f"{name}.npy is not what was written")
         os.utime(folder)  # used today
-        return _examples(folder, about)
+        return _current(_examples(folder, about))
     except (OSError, ValueError, KeyError, TypeError) as error:
         log.warning(f"{folder}: damaged ({error}); the data is encoded again")
         shutil.rmtree(folder, ignore_errors=True)
@@ -125,16 +127,31 @@ def _read_about(path: Path) -> dict[str, Any]:
 
 
 def _examples(folder: Path, about: Mapping[str, Any]) -> Examples:
-    arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False) for name in _ARRAYS}
+    arrays = {name: _array(folder / f"{name}.npy") for name in _ARRAYS}
+    album = Album(**{name: _array(folder / f"{name}.npy") for name in ALBUM_ARRAYS})
     files = [FileAccount(**{**file, "ledger": Ledger(**file["ledger"])}) for file in about["files"]]
     rejected = [Malformed(**problem) for problem in about["rejected"]]
     names = tuple(about["source_names"])
-    return Examples(**arrays, source_names=names, files=tuple(files), rejected=tuple(rejected))
+    return Examples(**arrays, source_names=names, files=tuple(files), rejected=tuple(rejected), album=album)
+
+
+def _array(file: Path) -> Any:
+    loaded = np.load(file, mmap_mode="r", allow_pickle=False)
+    return loaded
+
+
+def _current(examples: Examples) -> Examples | None:
+    """The examples, unless one of their pictures is another now."""
+    if examples.album.is_current():
+        return examples
+    log.info("pictures have changed since the data was encoded: it is encoded again")
+    return None
 
 
 def _keep(folder: Path, examples: Examples) -> None:
     """Write the folder, whole or not at all; a disk that does not take it costs nothing but the next start."""
     arrays = {name: getattr(examples, name) for name in _ARRAYS}
+    arrays |= examples.album.arrays()
     needed = sum(array.nbytes for array in arrays.values())
     aside = folder.with_name(f"{TEMPORARY}{folder.name}")
     try:
@@ -143,6 +160,7 @@ def _keep(folder: Path, examples: Examples) -> None:
             log.info(f"encoded data is not kept: {human(needed)} leave too little room in {folder.parent}")
             return
         shutil.rmtree(aside, ignore_errors=True)  # of one who was stopped here
+        shutil.rmtree(folder, ignore_errors=True)  # one whose pictures have changed
         aside.mkdir()
         hashes = {}
         for name, array in arrays.items():

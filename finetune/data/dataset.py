@@ -15,7 +15,7 @@ from finetune.data.examples import Examples
 from finetune.data.ledger import FileAccount
 from finetune.data.mixture import FileLoad, Shelf
 from finetune.data.reading.formats import PlainText
-from finetune.data.reading.intake import Intake, content_hash, raise_problems, resolve_file, wanted_format
+from finetune.data.reading.intake import Intake, content_hash, raise_problems, resolve_file
 from finetune.data.reading.records import Malformed
 from finetune.errors import DataError, TrainingError
 
@@ -79,14 +79,14 @@ def load_examples(
     paths = [resolve_file(share.file, data_dir) for share in shares]
     parts = [_Part(share, path, content_hash(path)) for share, path in zip(shares, paths, strict=True)]
     key = _key(parts, data_config, template, max_length)
-    return cached(key, lambda: _encoded(parts, data_config, template, max_length))
+    return cached(key, lambda: _encoded(parts, data_config, data_dir, template, max_length))
 
 
 def _key(
     parts: Sequence[_Part], data_config: DataConfig, template: ChatTemplate, max_length: int
 ) -> dict[str, object]:
     """Everything that examples depend on."""
-    named = ("format", "train_on", "overflow", "on_bad_record")
+    named = ("format", "train_on", "overflow", "on_bad_record", "image_roots", "allow_remote_images")
     return {
         "files": [[str(part.path), part.sha256, part.share.weight, part.share.limit] for part in parts],
         "data_config": {name: getattr(data_config, name) for name in named},
@@ -96,10 +96,16 @@ def _key(
 
 
 def _encoded(
-    parts: Sequence[_Part], data_config: DataConfig, template: ChatTemplate, max_length: int
+    parts: Sequence[_Part],
+    data_config: DataConfig,
+    data_dir: Path,
+    template: ChatTemplate,
+    max_length: int,
 ) -> Examples:
     shelf = Shelf()
-    loads = [FileLoad(part.share, part.path, data_config) for part in parts]
+    loads = [
+        FileLoad(part.share, Intake.under(data_config, data_dir, part.path), data_config) for part in parts
+    ]
     for load in loads:
         load.encode_into(shelf, template, max_length)
     _raise_mistakes(loads, data_config)
@@ -144,12 +150,13 @@ def _examples(shelf: Shelf, accounts: tuple[FileAccount, ...], rejected: tuple[M
         source_names=tuple(shelf.names),
         files=accounts,
         rejected=rejected,
+        album=shelf.album.made(),
     )
 
 
 def load_conversations(data_config: DataConfig, file: str, data_dir: Path) -> list[Sample]:
     """The conversations of one file, to evaluate and generate on. Raises DataError as `load_examples` does."""
-    intake = Intake(resolve_file(file, data_dir), wanted_format(data_config))
+    intake = Intake.under(data_config, data_dir, resolve_file(file, data_dir), opens_images=True)
     samples: list[Sample] = []
     for record, conversation in intake.conversations():
         if isinstance(conversation, PlainText):

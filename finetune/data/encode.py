@@ -1,6 +1,6 @@
 """Conversation -> examples, and its fate.
 
-conversations --write (Jinja)--> texts --finish (tokenizer)--> examples
+conversations --write (Jinja)--> texts --finish (tokenizer, images looked at)--> examples
 """
 
 from bisect import bisect_left
@@ -15,9 +15,13 @@ from transformers import PreTrainedTokenizerFast
 
 from finetune.chat.messages import Conversation
 from finetune.chat.script import Transcript
+from finetune.chat.sight import Sight
 from finetune.chat.template import ChatTemplate, Rendered
+from finetune.data.images.picture import Picture
 from finetune.data.ledger import Fate
+from finetune.data.reading.fields import WrongRecordError
 from finetune.data.reading.formats import PlainText
+from finetune.data.reading.pictures import picture_of
 from finetune.errors import TemplateError
 
 TrainOn = Literal["all", "last"]
@@ -29,15 +33,27 @@ class Example:
     """One sequence to train on.
 
     input_ids: (T,) int32. loss_mask: (T,) bool, True: the model must learn to write this token. False at 0.
+    pictures: in order; each has as many image tokens in `input_ids` as `Sight.tokens` says.
     """
 
     input_ids: NDArray[np.int32]
     loss_mask: NDArray[np.bool_]
+    pictures: tuple[Picture, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """What a model is asked with: ids, and the pictures that their image tokens stand for, in order."""
+
+    ids: list[int]
+    pictures: tuple[Picture, ...] = ()
 
 
 Encoded = tuple[tuple[Example, ...], Fate]
 Source = Conversation | PlainText
-Outcome = Encoded | TemplateError
+Refusal = TemplateError | WrongRecordError
+REFUSALS = (TemplateError, WrongRecordError)
+Outcome = Encoded | Refusal
 Texts = tuple[Transcript, ...] | TemplateError
 
 
@@ -53,12 +69,18 @@ def encode(
 
     Usually one example; one per trained turn where the template rewrites history. Under `error` a conversation
     that is too long has the same fate as under `drop`: the caller, who knows its line, refuses it.
-    Raises TemplateError if it cannot be spelt exactly, or has what we do not train on.
+    Raises TemplateError if it cannot be spelt exactly, WrongRecordError for an image that cannot be used.
     """
     (outcome,) = Encoder(template, max_length, train_on, overflow).encode([conversation])
-    if isinstance(outcome, TemplateError):
+    if isinstance(outcome, REFUSALS):
         raise outcome
     return outcome
+
+
+def prompt_of(template: ChatTemplate, conversation: Conversation) -> Prompt:
+    """The prompt for the turn after `conversation`. Raises as `encode` does."""
+    whole = _whole(template.rendered_prompt(conversation), template.sight)
+    return Prompt(whole.input_ids.tolist(), whole.pictures)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,9 +103,6 @@ class Encoder:
     def _write(self, source: Source) -> Texts:
         if isinstance(source, PlainText):
             return ()
-        for message in source.messages:
-            if message.images:
-                return TemplateError("images are not trained yet; leave the record out", message.at)
         try:
             return self.template.write(source, train_on=self.train_on)
         except TemplateError as error:
@@ -108,19 +127,23 @@ class Encoder:
     def _outcome(self, source: Source, texts: Sequence[Rendered]) -> Outcome:
         if isinstance(source, PlainText):
             return _document(source.text, self.template, self.max_length)
-        rendered = [one for one in texts if True in one.loss_mask]
+        try:
+            return self._examples(source, [one for one in texts if True in one.loss_mask])
+        except (
+            REFUSALS
+        ) as error:  # an image, or a template that wants no conversation that begins in the middle
+            return error
+
+    def _examples(self, source: Conversation, rendered: Sequence[Rendered]) -> Encoded:
         if not rendered:
             return (), "no_answer"
-        if max(len(one.input_ids) for one in rendered) <= self.max_length:
-            return tuple(_example(one.input_ids, one.loss_mask) for one in rendered), "trained"
+        examples = tuple(_whole(one, self.template.sight) for one in rendered)
+        if max(len(one.input_ids) for one in examples) <= self.max_length:
+            return examples, "trained"
         if self.overflow != "truncate-left":
             return (), "too_long"
-        try:
-            tails = _tails(source, self.template, self.max_length, self.train_on, len(rendered))
-        except TemplateError as error:  # it may refuse a conversation that begins in the middle
-            return error
-        examples = tuple(_example(one.input_ids, one.loss_mask) for one in tails)
-        return examples, "truncated" if examples else "too_long"
+        tails = tuple(_tails(source, self.template, self.max_length, self.train_on, len(rendered)))
+        return tails, "truncated" if tails else "too_long"
 
 
 def turn_lengths(example: Example) -> list[int]:
@@ -135,9 +158,20 @@ def _example(input_ids: Sequence[int], loss_mask: Sequence[bool]) -> Example:
     return Example(np.array(input_ids, dtype=np.int32), mask)
 
 
+def _whole(rendered: Rendered, sight: Sight | None) -> Example:
+    """The example with as many image tokens as each image takes. Raises WrongRecordError for a bad one."""
+    example = _example(rendered.input_ids, rendered.loss_mask)
+    if sight is None or not rendered.images:
+        return example
+    pictures = tuple(picture_of(image, sight) for image in rendered.images)
+    times = np.ones(len(example.input_ids), dtype=np.int64)
+    times[example.input_ids == sight.token] = [sight.tokens(one.width, one.height) for one in pictures]
+    return Example(np.repeat(example.input_ids, times), np.repeat(example.loss_mask, times), pictures)
+
+
 def _tails(
     conversation: Conversation, template: ChatTemplate, max_length: int, train_on: TrainOn, examples: int
-) -> list[Rendered]:
+) -> list[Example]:
     """The ends of the conversation that fit: one for all, or one for each turn where each is an example."""
     if examples == 1:
         tail = _tail(conversation, template, max_length, train_on)
@@ -150,15 +184,18 @@ def _tails(
 
 def _tail(
     conversation: Conversation, template: ChatTemplate, max_length: int, train_on: TrainOn
-) -> Rendered | None:
-    """The longest end of the conversation that fits, from a user's turn on; system message and tools stay."""
+) -> Example | None:
+    """The longest end of the conversation that fits, from a user's turn on; system message and tools stay.
+
+    Whole turns go, and their images with them: none is ever cut.
+    """
     messages = conversation.messages
     body = next((i for i, message in enumerate(messages) if message.role != "system"), len(messages))
     starts = [body] + [i for i, message in enumerate(messages) if message.role == "user" and i > body]
 
-    def rendered_from(start: int) -> Rendered:
+    def rendered_from(start: int) -> Example:
         kept = replace(conversation, messages=messages[:body] + messages[start:])
-        return template.render(kept, train_on=train_on)[-1]
+        return _whole(template.render(kept, train_on=train_on)[-1], template.sight)
 
     first = bisect_left(starts, True, key=lambda start: len(rendered_from(start).input_ids) <= max_length)
     if first == len(starts):

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from finetune.data.album import Album
 from finetune.data.encode import Example
 from finetune.data.ledger import FileAccount, Ledger
 from finetune.data.reading.records import Malformed
@@ -24,6 +25,7 @@ class Examples:
     first_example: (conversations + 1,) int64. lines, sources: (conversations,) where each comes from.
     lengths, supervised: (examples,) int32, tokens and those of them that are learnt.
     rejected: the records that were skipped, with their reasons. files: the account of each file.
+    album: the pictures of each example.
     """
 
     input_ids: NDArray[np.int32]
@@ -35,6 +37,7 @@ class Examples:
     source_names: tuple[str, ...]
     files: tuple[FileAccount, ...]
     rejected: tuple[Malformed, ...]
+    album: Album
     lengths: NDArray[np.int32] = field(init=False)
     supervised: NDArray[np.int32] = field(init=False)
 
@@ -50,7 +53,7 @@ class Examples:
         if not 0 <= index < len(self):
             raise IndexError(index)
         tokens = slice(self.offsets[index], self.offsets[index + 1])
-        return Example(self.input_ids[tokens], self.loss_mask[tokens])
+        return Example(self.input_ids[tokens], self.loss_mask[tokens], self.album.of(index))
 
     def __iter__(self) -> Iterator[Example]:
         return (self[index] for index in range(len(self)))
@@ -82,8 +85,9 @@ class Examples:
 
     @property
     def sha256(self) -> str:
-        """The content of the files: of one file its own SHA-256, of several theirs joined by +."""
-        return "+".join(account.sha256 for account in self.files)
+        """Of the content: one file's own SHA-256; of several, and of pictures, theirs joined by +."""
+        pictures = [self.album.sha256] if len(self.album) else []
+        return "+".join([account.sha256 for account in self.files] + pictures)
 
     @property
     def format(self) -> str:

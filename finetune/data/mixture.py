@@ -3,15 +3,15 @@
 from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from finetune.chat.messages import Conversation
 from finetune.chat.template import ChatTemplate
 from finetune.config.schema import DataConfig, FileShare
-from finetune.data.encode import Encoder, Example, Outcome, Source, turn_lengths
+from finetune.data.album import AlbumMaker
+from finetune.data.encode import REFUSALS, Encoder, Example, Outcome, Refusal, Source, turn_lengths
 from finetune.data.ledger import Fate, FileAccount, Ledger
 from finetune.data.plan import permutation
-from finetune.data.reading.intake import Intake, wanted_format
+from finetune.data.reading.intake import Intake
 from finetune.data.reading.records import Malformed, Record
 from finetune.data.stream import encoded
 from finetune.errors import TemplateError
@@ -28,12 +28,14 @@ class Shelf:
     lines: "array[int]" = field(default_factory=lambda: array("q"))
     sources: "array[int]" = field(default_factory=lambda: array("i"))
     names: dict[str, int] = field(default_factory=dict)
+    album: AlbumMaker = field(default_factory=AlbumMaker)
 
     def add(self, examples: Sequence[Example], source: str, line: int) -> None:
         for example in examples:
             self.ids.frombytes(example.input_ids.tobytes())
             self.mask += example.loss_mask.tobytes()
             self.ends.append(len(self.ids))
+            self.album.add(example.pictures)
         self.first_example.append(len(self.ends) - 1)
         self.lines.append(line)
         self.sources.append(self.names.setdefault(source, len(self.names)))
@@ -42,10 +44,10 @@ class Shelf:
 class FileLoad:
     """One file of a mixture on its way to the shelf."""
 
-    def __init__(self, share: FileShare, path: Path, data_config: DataConfig) -> None:
+    def __init__(self, share: FileShare, intake: Intake, data_config: DataConfig) -> None:
         self.share = share
         self.data_config = data_config
-        self.intake = Intake(path, wanted_format(data_config))
+        self.intake = intake
         self.too_long: list[Malformed] = []
         self.unspelt = 0  # good records that the template cannot spell
         self.ledger = Ledger()
@@ -81,8 +83,8 @@ class FileLoad:
         max_length: int,
     ) -> "_Kept | None":
         """The record's examples, counted; None if it has none, or the template cannot spell it."""
-        if isinstance(outcome, TemplateError):
-            self.intake.refuse(record.malformed("E301", str(outcome), outcome.at))
+        if isinstance(outcome, REFUSALS):
+            self.intake.refuse(refused(record, outcome))
             self.unspelt += 1
             return None
         examples, fate = outcome
@@ -110,6 +112,13 @@ class FileLoad:
         self.ledger.check()
         found, why = self.intake.format()
         return FileAccount(str(self.intake.path), sha256, found, why, self.ledger)
+
+
+def refused(record: Record, why: Refusal) -> Malformed:
+    """What is wrong with a good record that cannot become an example."""
+    if isinstance(why, TemplateError):
+        return record.malformed("E301", str(why), why.at)
+    return record.malformed(why.code, why.reason, why.path)
 
 
 _Kept = tuple[tuple[Example, ...], str, int, Fate]

@@ -47,7 +47,7 @@ def method_of(config: Config, shape: Shape) -> Method:
     if config.model.adapter is not None:
         return _of_adapter(Path(config.model.adapter), shape)
     if config.peft_config is None:
-        return _full(shape, config.model.freeze)
+        return _full(shape, config.model.freeze or ())
     return _of_settings(config.peft_config.model_dump(), shape)
 
 

@@ -34,7 +34,7 @@ from finetune.infer.padded import behind_prefix, generation_config, pad_left, wi
 from finetune.infer.slots import SLOTS, why_no_slots
 from finetune.infer.text import TextPieces
 from finetune.infer.worker import Worker
-from finetune.model.attention import PLAIN, STOCK, stock_attention
+from finetune.model.attention import PLAIN, STOCK, attention_in_use, stock_attention, use_attention
 from finetune.model.batch import collate, require_known_ids
 from finetune.model.head import SupervisedLoss
 from finetune.model.layout import apart, tolerance
@@ -248,7 +248,7 @@ class HFEngine:
         return self.model
 
     def _stock(self) -> AbstractContextManager[None]:
-        attention = self._base.config._attn_implementation
+        attention = attention_in_use(self._base)
         return self._as(attention if attention in _LEFT_AS_IS else stock_attention(self._base))
 
     @contextmanager
@@ -256,16 +256,16 @@ class HFEngine:
         """Evaluation mode, this attention and no generation defaults but ours; all of it put back after."""
         base = self._base
         modes = {module: module.training for module in self.model.modules()}
-        attention, defaults = base.config._attn_implementation, base.generation_config
+        attention, defaults = attention_in_use(base), base.generation_config
         try:
             self.model.eval()
             base.generation_config = GenerationConfig()
             if wanted != attention:
-                base.set_attn_implementation(wanted)
+                use_attention(base, wanted)
             yield
         finally:
             if wanted != attention:
-                base.set_attn_implementation(attention)
+                use_attention(base, attention)
             base.generation_config = defaults
             for module, training in modes.items():
                 module.training = training

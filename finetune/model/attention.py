@@ -34,6 +34,17 @@ def stock_attention(model: PreTrainedModel) -> str:
     return STOCK if model._supports_sdpa else PLAIN
 
 
+def use_attention(model: PreTrainedModel, name: str) -> None:
+    """Have the language model compute attention by this name; a vision tower beside it keeps its own."""
+    whole = model.config.get_text_config() is model.config
+    model.set_attn_implementation(name if whole else {"text_config": name})
+
+
+def attention_in_use(model: PreTrainedModel) -> str:
+    """The name by which the language model computes attention."""
+    return str(model.config.get_text_config()._attn_implementation)
+
+
 def flat_attention(
     module: torch.nn.Module,
     query: torch.Tensor,

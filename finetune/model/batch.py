@@ -1,13 +1,15 @@
 """Examples to tensors: conversations end to end in one row, with no padding and no mask."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import numpy as np
 import torch
 
 from finetune.data.encode import Example
 from finetune.errors import ModelError
+from finetune.model.vision import Vision
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,6 +18,9 @@ class Batch:
 
     input_ids (1, T) int64; position_ids (1, T) int64, from 0 in every conversation; borders: C + 1 offsets
     from 0 to T; rows (K,) int64: the positions whose next token is supervised; targets (K,) int64: that token.
+
+    With pictures: position_ids (3, 1, T), as they stand in time, rows and columns; patches (P, D) float32 of all
+    pictures end to end; grids (N, 3) int64 of each of them.
     """
 
     input_ids: torch.Tensor
@@ -23,6 +28,8 @@ class Batch:
     borders: tuple[int, ...]
     rows: torch.Tensor
     targets: torch.Tensor
+    patches: torch.Tensor | None = None
+    grids: torch.Tensor | None = None
 
     def to(self, device: torch.device) -> "Batch":
         return Batch(
@@ -31,13 +38,16 @@ class Batch:
             self.borders,
             self.rows.to(device, non_blocking=True),
             self.targets.to(device, non_blocking=True),
+            None if self.patches is None else self.patches.to(device, non_blocking=True),
+            None if self.grids is None else self.grids.to(device, non_blocking=True),
         )
 
 
-def collate(examples: Sequence[Example]) -> Batch:
+def collate(examples: Sequence[Example], vision: Vision | None = None) -> Batch:
     """Lay the examples end to end. The first token of a conversation is never a target: nothing precedes it.
 
     No examples (a rank that only keeps step with the others): one token and nothing to predict.
+    `vision`: of the model, where examples may have pictures. Raises as `Vision.patches` does.
     """
     if not examples:
         examples = [Example(np.zeros(1, dtype=np.int32), np.zeros(1, dtype=np.bool_))]
@@ -48,13 +58,24 @@ def collate(examples: Sequence[Example]) -> Batch:
     learn[borders[:-1]] = False
     targets_at = np.flatnonzero(learn)
     positions = np.concatenate([np.arange(length) for length in lengths])
-    return Batch(
+    batch = Batch(
         input_ids=torch.from_numpy(ids)[None],
         position_ids=torch.from_numpy(positions)[None],
         borders=tuple(int(border) for border in borders),
         rows=torch.from_numpy(targets_at - 1),
         targets=torch.from_numpy(ids[targets_at]),
     )
+    return _with_pictures(batch, examples, vision) if any(example.pictures for example in examples) else batch
+
+
+def _with_pictures(batch: Batch, examples: Sequence[Example], vision: Vision | None) -> Batch:
+    if vision is None:
+        raise ModelError("these examples have pictures, and the model sees none")
+    patches, grids = vision.patches([picture for example in examples for picture in example.pictures])
+    own = grids.split([len(example.pictures) for example in examples])
+    conversations = [batch.input_ids[0, start:end] for start, end in pairwise(batch.borders)]
+    positions = [vision.positions(ids, its) for ids, its in zip(conversations, own, strict=True)]
+    return replace(batch, position_ids=torch.cat(positions, dim=1)[:, None], patches=patches, grids=grids)
 
 
 def require_known_ids(largest: int, embeddings: int) -> None:

@@ -12,11 +12,13 @@ import numpy as np
 import torch
 from peft import PeftModel
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from finetune.data.encode import Example
 from finetune.model.batch import Batch, collate
 from finetune.model.cross_entropy import projected_cross_entropy, summed_cross_entropy
 from finetune.model.tuning import Tuned
+from finetune.model.vision import Vision
 
 _PROBE = 8
 """Tokens, of different ids: that of the padding may have an embedding, and so logits, of zero."""
@@ -27,7 +29,8 @@ class SupervisedLoss(nn.Module):
 
     `flat`: the model runs FLAT attention and is told the borders; else every batch holds one conversation.
     `direct`: logits are the output layer's and nothing else (`is_direct`). `autocast_dtype`: of the arithmetic,
-    where weights are kept wider.
+    where weights are kept wider. `looks_always`: the eyes of a model whose tower takes part in every forward,
+    pictures or not: it learns, or its weights lie in shares that all processes gather together.
     """
 
     def __init__(
@@ -39,6 +42,7 @@ class SupervisedLoss(nn.Module):
         label_smoothing: float = 0.0,
         neftune_alpha: float | None = None,
         autocast_dtype: torch.dtype | None = None,
+        looks_always: Vision | None = None,
     ) -> None:
         super().__init__()
         self.model = tuned.model
@@ -49,6 +53,7 @@ class SupervisedLoss(nn.Module):
         self.label_smoothing = label_smoothing
         self.neftune_alpha = neftune_alpha
         self.autocast_dtype = autocast_dtype
+        self.looks_always = looks_always
 
     def forward(self, batch: Batch) -> Tensor:
         """The sum of the cross-entropy over the batch's K targets, in nats: a scalar in float32."""
@@ -94,6 +99,8 @@ class SupervisedLoss(nn.Module):
 
     def _logits(self, batch: Batch, rows: Tensor) -> Tensor:
         inputs: dict[str, Any] = {"input_ids": batch.input_ids}
+        if batch.patches is not None:
+            inputs |= {"pixel_values": batch.patches, "image_grid_thw": batch.grids}
         if self.flat:
             inputs["borders"] = batch.borders
         # The base, called as a module: adapters sit in its layers, and what gathers shares hooks in here.
@@ -106,8 +113,21 @@ class SupervisedLoss(nn.Module):
         if self.kind == "prefix" and isinstance(self.model, PeftModel):
             # peft's own forward drops position_ids, and a flat row cannot do without them.
             inputs["past_key_values"] = self.model.get_prompt(batch_size=1)
-        with self._noise(batch):
+        with self._noise(batch), self._looking(batch):
             return model(**inputs, use_cache=False, logits_to_keep=rows).logits[0]
+
+    @contextmanager
+    def _looking(self, batch: Batch) -> Iterator[None]:
+        """With no pictures in the batch, have the tower look at a blank one, of which nothing is used.
+
+        It looks right behind the embedding layer, as it would at pictures: processes that gather shares of the
+        weights must all do so in the same order.
+        """
+        if self.looks_always is None or batch.patches is not None:
+            yield
+            return
+        with looking_at_blank(self.model.get_input_embeddings(), self.looks_always):
+            yield
 
     @contextmanager
     def _noise(self, batch: Batch) -> Iterator[None]:
@@ -132,6 +152,24 @@ class SupervisedLoss(nn.Module):
         try:
             yield
         finally:
+            handle.remove()
+
+
+@contextmanager
+def looking_at_blank(embeddings: nn.Module, vision: Vision) -> Iterator[None]:
+    """While this is entered, the next forward of `embeddings` has the tower look at a blank picture, once."""
+    handles: list[RemovableHandle] = []
+
+    def look(module: nn.Module, given: Any, words: Tensor) -> Tensor:
+        handles.pop().remove()
+        patches, grids = (part.to(words.device) for part in vision.blank())
+        return words + (vision.features_sum(patches, grids) * 0.0).to(words.dtype)
+
+    handles.append(embeddings.register_forward_hook(look))
+    try:
+        yield
+    finally:
+        for handle in handles:
             handle.remove()
 
 

@@ -6,7 +6,7 @@ from transformers import PreTrainedModel
 
 from finetune.data.encode import Example
 from finetune.errors import ConfigError
-from finetune.model.attention import FLAT, Layout, stock_attention, why_not_flat
+from finetune.model.attention import FLAT, Layout, stock_attention, use_attention, why_not_flat
 from finetune.model.batch import collate
 from finetune.model.head import SupervisedLoss
 from finetune.model.tuning import Tuned
@@ -40,7 +40,7 @@ def choose_layout(
 
 def use_layout(tuned: Tuned, layout: Layout) -> None:
     """Switch the model's attention to what the layout needs."""
-    tuned.base.set_attn_implementation(FLAT if layout == "flat" else stock_attention(tuned.base))
+    use_attention(tuned.base, FLAT if layout == "flat" else stock_attention(tuned.base))
 
 
 def _why_single(tuned: Tuned, longest: int, device: torch.device) -> str | None:

@@ -9,7 +9,13 @@ from typing import Any
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 from transformers.utils import logging as transformers_logging
 
@@ -18,10 +24,14 @@ from finetune.config.schema import ModelConfig
 from finetune.errors import MissingLibraryError, ModelError, UntrustedContentError, some_of
 from finetune.folder import is_hub_id
 from finetune.model.attention import stock_attention
+from finetune.model.vision import SEEING
 
 transformers_logging.disable_progress_bar()
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+_TOWER = "visual"
+"""The module of a vision tower and its projector, in all of them."""
+
 _REMOTE_CODE_ADVICE = (
     "its architecture is not part of transformers, so its own Python code would run on this machine. "
     "Use a converted checkpoint of a native class (for glm-4-9b-chat: glm-4-9b-chat-hf), "
@@ -74,29 +84,37 @@ def read_model_config(model: str | Path, config: ModelConfig) -> PreTrainedConfi
     if "auto_map" in raw and raw.get("model_type") not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
         if not config.trust_remote_code:
             raise UntrustedContentError(f"{model}: {_REMOTE_CODE_ADVICE}")
-    elif raw.get("model_type") not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
-        raise ModelError(f"{model}: model_type {raw.get('model_type')!r} is no causal language model of text")
+    elif raw.get("model_type") not in (*MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, *SEEING):
+        kinds = f"no causal language model of text, nor a vision model known here ({', '.join(SEEING)})"
+        raise ModelError(f"{model}: model_type {raw.get('model_type')!r} is {kinds}")
     try:
         return AutoConfig.from_pretrained(model, trust_remote_code=config.trust_remote_code)
     except (OSError, ValueError, KeyError, TypeError, StrictDataclassError) as error:
         raise ModelError(f"{model}: config.json cannot be used: {_first_line(error)}") from error
 
 
+def auto_class(shape: PreTrainedConfig) -> Any:
+    """What of transformers makes a model of this shape: with its eyes, where it has some."""
+    return AutoModelForImageTextToText if shape.model_type in SEEING else AutoModelForCausalLM
+
+
 def quantization(kind: str, compute_dtype: torch.dtype | None) -> Any:
-    """transformers' quantization settings for `nf4` or `int8`."""
+    """transformers' quantization settings for `nf4` or `int8`: of the language model, not of its eyes."""
     from importlib.util import find_spec
 
     from transformers import BitsAndBytesConfig
 
     if find_spec("bitsandbytes") is None:
         raise MissingLibraryError(f"quantization: {kind}", "bitsandbytes", "quantization")
+    kept = ["lm_head", _TOWER]
     if kind == "int8":
-        return BitsAndBytesConfig(load_in_8bit=True)
+        return BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=kept)
     return BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
         bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=compute_dtype or torch.bfloat16,
+        llm_int8_skip_modules=kept,
     )
 
 
@@ -127,7 +145,7 @@ def _raw_config(model: str | Path) -> dict[str, Any]:
 def _from_pretrained(model: str | Path, arguments: dict[str, Any]) -> tuple[PreTrainedModel, dict[str, Any]]:
     try:
         with _without_load_report():
-            loaded: Any = AutoModelForCausalLM.from_pretrained(model, **arguments)  # annotated without the info
+            loaded: Any = auto_class(arguments["config"]).from_pretrained(model, **arguments)
         return loaded
     except OSError as error:
         if Path(model).is_dir() and any(Path(model).glob("*.bin")):

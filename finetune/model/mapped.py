@@ -12,13 +12,13 @@ from huggingface_hub import snapshot_download
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
-from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedModel
+from transformers import GenerationConfig, PreTrainedModel
 from transformers.initialization import no_init_weights
 
 from finetune.config.schema import ModelConfig
 from finetune.errors import ModelError, some_of
 from finetune.model.attention import stock_attention
-from finetune.model.load import read_model_config
+from finetune.model.load import auto_class, read_model_config
 
 
 def map_base(model: str, config: ModelConfig) -> PreTrainedModel:
@@ -30,9 +30,7 @@ def map_base(model: str, config: ModelConfig) -> PreTrainedModel:
     shape = read_model_config(model, config)
     folder = Path(model).resolve() if Path(model).is_dir() else _downloaded(model)
     with no_init_weights(), init_empty_weights(include_buffers=False):
-        base: PreTrainedModel = AutoModelForCausalLM.from_config(
-            shape, trust_remote_code=config.trust_remote_code
-        )
+        base: PreTrainedModel = auto_class(shape).from_config(shape, trust_remote_code=config.trust_remote_code)
     _assign(base, _stored(folder), folder)
     if (folder / "generation_config.json").is_file():
         base.generation_config = GenerationConfig.from_pretrained(folder)

@@ -12,20 +12,24 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from finetune import log
-from finetune.config.modules import mapped
+from finetune.config.modules import PARTS, mapped
 from finetune.errors import ConfigError
 
 
-def map_names(model: PreTrainedModel, names: str | Sequence[str], key: str) -> str | list[str]:
+def map_names(
+    model: PreTrainedModel, names: str | Sequence[str], key: str, left_alone: str | None = None
+) -> str | list[str]:
     """The modules a key of `peft_config` lists, in this architecture's own names, sorted; says what it mapped.
 
     ChatGLM's `query_key_value` becomes q/k/v, and so on. A single string is a pattern and stays as it is,
     but for `all-linear`, which becomes the list of names it stands for (peft would write them in set order).
+    left_alone: a pattern of modules that the names do not mean.
     Raises ConfigError for a name that is no module of the model, where peft would let one among several pass.
     """
     if names == "all-linear":
-        return sorted(_linear_names(model))
-    modules = {name for name, _ in model.named_modules()}
+        return sorted(_linear_names(model, left_alone))
+    every = {name for name, _ in model.named_modules()}
+    modules = {name for name in every if not (left_alone and re.fullmatch(left_alone, name))}
     if isinstance(names, str):
         if not _matches(modules, names, f"peft_config.{key}"):
             raise ConfigError(
@@ -39,8 +43,36 @@ def map_names(model: PreTrainedModel, names: str | Sequence[str], key: str) -> s
         if new != (old,):
             log.info(f"{key}: {old} is {', '.join(new)} in {type(model).__name__}")
     known = sorted({name for new in found.values() for name in new})
+    _refuse_frozen(every - modules, modules, known, f"peft_config.{key}")
     refuse_unmatched(modules, known, ConfigError, f"peft_config.{key}")
     return known
+
+
+def left_alone(freeze: Sequence[str] | None) -> str | None:
+    """A pattern of the modules that get no adapter; `freeze` None: those of a vision tower and its projector."""
+    parts = [PARTS[part] for part in (("vision",) if freeze is None else freeze)]
+    return "|".join(parts) or None
+
+
+def also_left_alone(named: str | Sequence[str] | None, pattern: str) -> str:
+    """`exclude_modules` as a pattern, with another pattern besides."""
+    if not named:
+        return pattern
+    own = named if isinstance(named, str) else rf"(.*\.)?({'|'.join(map(re.escape, named))})"
+    return f"{own}|{pattern}"
+
+
+def _refuse_frozen(frozen: set[str], modules: set[str], targets: Iterable[str], where: str) -> None:
+    """Raises ConfigError for a name that only stands where no adapter goes."""
+    for target in targets:
+        here, there = (
+            any(name == target or name.endswith(f".{target}") for name in names) for names in (modules, frozen)
+        )
+        if there and not here:
+            raise ConfigError(
+                f"{where}: {target!r} is a module of the vision tower or its projector, which get no adapters; "
+                "set model_config.freeze: [] to adapt them too ([tower]: the projector only)"
+            )
 
 
 def refuse_unmatched(modules: set[str], targets: Iterable[str], kind: type[Exception], where: str) -> None:
@@ -90,10 +122,12 @@ def _numbers(value: Any) -> Iterator[int]:
             yield from (index for indices in value.values() for index in indices)
 
 
-def _linear_names(model: PreTrainedModel) -> set[str]:
+def _linear_names(model: PreTrainedModel, left_alone: str | None) -> set[str]:
     head = model.get_output_embeddings()
     return {
         name.rsplit(".", 1)[-1]
         for name, module in model.named_modules()
-        if isinstance(module, nn.Linear) and module is not head
+        if isinstance(module, nn.Linear)
+        and module is not head
+        and not (left_alone and re.fullmatch(left_alone, name))
     }

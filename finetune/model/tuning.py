@@ -3,6 +3,7 @@
 Whatever the base's dtype, trainable weights are float32: in bfloat16 a small update rounds to nothing.
 """
 
+import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -28,10 +29,18 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from finetune import log
+from finetune.config.modules import PARTS
 from finetune.config.tuning import TUNINGS, Tuning
 from finetune.errors import ConfigError, ModelError, UntrustedContentError, some_of
 from finetune.model.low_rank import LowRankLinear
-from finetune.model.names import map_names, refuse_out_of_range, refuse_unmatched
+from finetune.model.names import (
+    also_left_alone,
+    left_alone,
+    map_names,
+    refuse_out_of_range,
+    refuse_unmatched,
+)
+from finetune.model.vision import sees
 
 Kind = Literal["full", "adapter", "prefix", "prompt"]
 
@@ -74,21 +83,23 @@ class Tuned:
 
 
 def apply_tuning(
-    model: PreTrainedModel, tuning: Tuning | None, *, freeze: Sequence[str] = (), wide: bool = True
+    model: PreTrainedModel, tuning: Tuning | None, *, freeze: Sequence[str] | None = None, wide: bool = True
 ) -> Tuned:
     """Make of a base model what is to be trained: an adapter as `tuning` says, or (None) the whole of it.
 
-    `freeze` are patterns of parameter names that full fine-tuning leaves alone. `wide`: what learns is float32;
-    else whoever takes the model apart sees to it. Raises ConfigError where a name or pattern matches nothing.
+    `freeze` are patterns of parameter names that full fine-tuning leaves alone, and parts of a model that sees
+    (`vision`, `tower`, `projector`), which get no adapters either; None: all learns, and adapters are for the
+    language model. `wide`: what learns is float32; else whoever takes the model apart sees to it. Raises
+    ConfigError where a name or pattern matches nothing.
     """
     if tuning is None:
         model.requires_grad_(True)
-        _freeze(model, freeze)
+        _freeze(model, freeze or ())
         return _in_float32(Tuned(model, "full", model.dtype), wide)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # peft asks transformers by an old name
-            tuned = get_peft_model(model, peft_config(model, tuning))
+            tuned = get_peft_model(model, peft_config(model, tuning, freeze))
     except (ValueError, TypeError, OSError) as error:
         raise ConfigError(f"peft_config: {error}") from error
     return _in_float32(_describe(tuned, model.dtype), wide)
@@ -155,14 +166,23 @@ def _check_adapter_weights(folder: Path) -> None:
         raise ModelError(f"{file}: {broken[0]} has values that are not finite")
 
 
-def peft_config(model: PreTrainedModel, tuning: Tuning) -> PeftConfig:
+def peft_config(model: PreTrainedModel, tuning: Tuning, freeze: Sequence[str] | None = None) -> PeftConfig:
     """The peft configuration of a `peft_config` section, its names mapped to this architecture."""
     options: dict[str, Any] = tuning.model_dump(exclude={"peft_type", "task_type"}, exclude_unset=True)
     options["task_type"] = "CAUSAL_LM"
+    alone = _left_alone(model, options, freeze)
     for key in LISTS_OF_MODULES:
         if options.get(key):
-            options[key] = map_names(model, options[key], key)
+            targets = key in ("target_modules", "feedforward_modules")
+            options[key] = map_names(model, options[key], key, alone if targets else None)
+    if alone is not None and tuning.peft_type in ("LORA", "IA3"):
+        options["exclude_modules"] = also_left_alone(options.get("exclude_modules"), alone)
     refuse_out_of_range(model, options)
+    if sees(model) and tuning.peft_type in ("P_TUNING", "PROMPT_TUNING"):
+        raise ConfigError(
+            f"peft_config.peft_type: {tuning.peft_type} puts virtual words before the text, and a model that "
+            "sees places its pictures by the words before them; use PREFIX_TUNING or LORA"
+        )
     match tuning.peft_type:
         case "LORA":
             return _fast(LoraConfig(**options), model)
@@ -175,6 +195,13 @@ def peft_config(model: PreTrainedModel, tuning: Tuning) -> PeftConfig:
             return PromptTuningConfig(**(tokenizer | options | _corrected(options, _prompt_shape(model))))
         case "IA3":
             return IA3Config(**options)
+
+
+def _left_alone(model: PreTrainedModel, options: Mapping[str, Any], freeze: Sequence[str] | None) -> str | None:
+    """A pattern of the modules that get no adapter. A pattern of targets means just what it says."""
+    targets = options.get("target_modules")
+    exact = isinstance(targets, str) and targets != "all-linear"
+    return None if not sees(model) or (exact and freeze is None) else left_alone(freeze)
 
 
 def _fast(config: PeftConfig, model: PreTrainedModel) -> PeftConfig:
@@ -217,9 +244,9 @@ def _corrected(options: Mapping[str, Any], shape: dict[str, int]) -> dict[str, i
 
 def _freeze(model: PreTrainedModel, patterns: Sequence[str]) -> None:
     for pattern in patterns:
-        matched = {name: p for name, p in model.named_parameters() if fnmatch(name, f"*{pattern}*")}
-        if not matched and pattern == "vision":  # `freezeV: true` stands in every GLM-4 YAML, for text too
-            log.info(f"freezeV: {type(model).__name__} sees no images; there is nothing to freeze")
+        matched = {name: p for name, p in model.named_parameters() if _is_in(name, pattern)}
+        if not matched and pattern in PARTS:  # `freezeV: true` stands in every GLM-4 YAML, for text too
+            log.info(f"freeze: {type(model).__name__} sees no images: it has no {pattern} to freeze")
         elif not matched:
             raise ConfigError(f"model_config.freeze: {pattern!r} matches no parameter of the model")
         else:
@@ -228,6 +255,13 @@ def _freeze(model: PreTrainedModel, patterns: Sequence[str]) -> None:
             parameter.requires_grad_(False)
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise ConfigError(f"model_config.freeze: {', '.join(patterns)} leaves nothing to learn")
+
+
+def _is_in(name: str, pattern: str) -> bool:
+    """Whether a weight is of a part of a model that sees, or has a name like the pattern."""
+    if pattern in PARTS:
+        return re.fullmatch(PARTS[pattern], name) is not None
+    return fnmatch(name, f"*{pattern}*")
 
 
 def _describe(model: PeftModel, base_dtype: torch.dtype) -> Tuned:

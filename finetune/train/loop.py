@@ -6,9 +6,11 @@ processes and the layout change the speed, and the gradient not at all.
 """
 
 import gc
+from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import tee, zip_longest
 from typing import TYPE_CHECKING
 
 import torch
@@ -17,6 +19,7 @@ from finetune import log, world
 from finetune.config.arguments import count_steps
 from finetune.config.schema import Config
 from finetune.data.dataset import Examples
+from finetune.data.images.picture import Picture
 from finetune.data.plan import MicroBatch, Plan, Step
 from finetune.errors import MemoryExhaustedError, Preempted, TrainingError, some_of
 from finetune.model.batch import collate
@@ -60,13 +63,28 @@ class Loop:
         """Train from the position to the last step. Raises Preempted or TrainingError when it ends early."""
         if self.position.step == 0 and self.config.training_args.evaluation.eval_on_start:
             self._evaluate()
-        for step in self.plan.steps(self.position.step, self.total_steps):
+        for step in self._steps():
             with nullcontext() if self.profile is None else self.profile.step(step.index + 1):
                 loss, taken = self._take(step)
             self._advance(step, loss, taken)
             scores = self._evaluate_if_due()
             self._save_if_due(scores)
             self._leave_if_asked()
+
+    def _steps(self) -> Iterator[Step]:
+        """The steps to come; while one is computed, the pictures of the next are made ready."""
+        ahead, behind = tee(self.plan.steps(self.position.step, self.total_steps))
+        next(ahead, None)
+        for step, following in zip_longest(behind, ahead):
+            if self.trainee.vision is not None:
+                soon = [step] if following is None else [step, following]
+                self.trainee.vision.expect(picture for one in soon for picture in self._pictures(one))
+            yield step
+
+    def _pictures(self, step: Step) -> Iterator[Picture]:
+        for micro_batch in step.micro_batches(world.rank()):
+            for example in micro_batch:
+                yield from self.examples.album.of(example)
 
     def _take(self, step: Step) -> tuple[float, Update]:
         """One optimizer step: the mean loss over its supervised tokens, and what became of the update."""
@@ -105,7 +123,8 @@ class Loop:
         micro_batches = step.micro_batches(world.rank())
         for number, micro_batch in enumerate(micro_batches, start=1):
             with memory_errors(partial(self._told, step, micro_batch)):
-                batch = collate([self.examples[i] for i in micro_batch]).to(trainee.device)
+                examples = [self.examples[i] for i in micro_batch]
+                batch = collate(examples, trainee.vision).to(trainee.device)
                 last = number == len(micro_batches)
                 loss += trainee.back_end.accumulate(batch, 1 / step.weight, last=last)
         return float(loss)

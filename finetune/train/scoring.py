@@ -53,7 +53,8 @@ class Scorer:
         summed = 0.0
         with memory_errors(lambda: ("evaluating the loss", _SMALLER)):
             for micro_batch in self._share(examples):
-                batch = collate([examples[i] for i in micro_batch]).to(self.trainee.device)
+                some = [examples[i] for i in micro_batch]
+                batch = collate(some, self.trainee.vision).to(self.trainee.device)
                 summed += float(self.trainee.objective(batch))
         tokens = int(examples.supervised.sum())
         return Loss(group.total(summed) / tokens, tokens)

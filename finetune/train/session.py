@@ -62,6 +62,7 @@ def train_model(
             longest=_longest(prepared),
             total_steps=prepared.total_steps,
             recompute=prepared.recompute or 0,
+            sight=prepared.template.sight,
         )
     frozen = fingerprint_frozen(trainee.tuned, trainee.back_end.held)
     saver = Saver(output, config.training_args.saving, trainee, prepared.template, prepared.identity)

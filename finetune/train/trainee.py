@@ -11,6 +11,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from finetune import log
+from finetune.chat.sight import Sight
 from finetune.config.schema import Config
 from finetune.model.attention import Layout
 from finetune.model.head import SupervisedLoss, is_direct
@@ -18,6 +19,7 @@ from finetune.model.layout import choose_layout, use_layout
 from finetune.model.load import load_base
 from finetune.model.mapped import map_base
 from finetune.model.tuning import Tuned, apply_tuning, load_adapter
+from finetune.model.vision import Vision, tower_learns, vision_of
 from finetune.train.optimizer import make_optimizer, make_schedule
 from finetune.train.parallel.back_end import BackEnd
 from finetune.train.parallel.sharing import Sharing
@@ -34,6 +36,8 @@ class Trainee:
     back_end: BackEnd
     device: torch.device
     layout: Layout
+    vision: Vision | None
+    """The eyes of a model that sees."""
 
     def autocast(self) -> AbstractContextManager[object]:
         """The precision of forward passes that are not the objective's."""
@@ -41,11 +45,19 @@ class Trainee:
 
 
 def make_trainee(
-    config: Config, model: str, device: torch.device, *, longest: int, total_steps: int, recompute: int = 0
+    config: Config,
+    model: str,
+    device: torch.device,
+    *,
+    longest: int,
+    total_steps: int,
+    recompute: int = 0,
+    sight: Sight | None = None,
 ) -> Trainee:
     """Load the base, tune it as configured, and choose its layout for examples of up to `longest` tokens.
 
     recompute: the interval of the layers that are computed a second time in the backward pass; 0: none.
+    sight: how the checkpoint takes pictures, where examples may have some.
     """
     arguments = config.training_args
     set_seed(arguments.batches.seed)
@@ -59,6 +71,8 @@ def make_trainee(
     if recompute:
         _checkpoint_gradients(tuned, config, reentrant=sharing.reentrant_checkpointing)
         _keep_others(tuned, recompute)
+    vision = vision_of(tuned.base, sight)
+    looks_always = sharing.weights or tower_learns(tuned.trainable())
     sharing.take_apart(tuned, device)
     objective = SupervisedLoss(
         tuned,
@@ -66,6 +80,7 @@ def make_trainee(
         label_smoothing=arguments.objective.label_smoothing_factor,
         neftune_alpha=arguments.objective.neftune_noise_alpha,
         autocast_dtype=sharing.autocast_dtype(tuned),
+        looks_always=vision if looks_always else None,
     )
     optimizer = make_optimizer(arguments.optimizer, tuned.trainable(), config.run.master_weights)
     schedule = make_schedule(arguments.schedule, optimizer, total_steps)
@@ -75,7 +90,7 @@ def make_trainee(
     objective.flat = layout == "flat"
     objective.direct = is_direct(objective, device)
     log.info(f"{layout} batches: {why}")
-    return Trainee(tuned, objective, optimizer, schedule, back_end, device, layout)
+    return Trainee(tuned, objective, optimizer, schedule, back_end, device, layout, vision)
 
 
 def load_tuned(config: Config, model: str, device: torch.device, sharing: Sharing) -> Tuned:

@@ -172,7 +172,7 @@ def test_a_template_that_forgets_thoughts_makes_one_example_per_turn(forgetful):
 
 def test_images_are_refused_not_ignored(glm4):
     turns = (Message("user", "q", images=(Image("x.png"),)), Message("assistant", "a"))
-    with pytest.raises(TemplateError, match="images are not trained"):
+    with pytest.raises(TemplateError, match="does not print images"):
         encode(Conversation(turns), glm4, max_length=100)
 
 

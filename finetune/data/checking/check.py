@@ -20,14 +20,15 @@ from finetune.data.checking.fingerprints import Fingerprints, Repetition
 from finetune.data.checking.report import CheckReport, FileReport
 from finetune.data.checking.review import review
 from finetune.data.checking.writing import WritingSystems
-from finetune.data.encode import Encoded, Encoder, Source, encode
+from finetune.data.encode import REFUSALS, Encoded, Encoder, Source, encode
 from finetune.data.ledger import Fate, Ledger
-from finetune.data.reading.intake import Intake, resolve_file, wanted_format
+from finetune.data.mixture import refused
+from finetune.data.reading.intake import Intake, folder_of, resolve_file
 from finetune.data.reading.record import Malformed, Record
 from finetune.data.reading.records import data_files
 from finetune.data.reading.splits import SPLITS, Split, split_of
 from finetune.data.stream import encoded
-from finetune.errors import DataError, TemplateError
+from finetune.errors import DataError
 
 _WITHOUT_LIMIT = 1 << 62
 _DIGITS = {role: str(number) for number, role in enumerate(ROLES)}
@@ -51,7 +52,7 @@ def check_data(
     Raises DataError only where there is nothing to read; what is wrong inside stands in the report.
     """
     settings = config or all_of(data)
-    survey = _Survey(template, settings)
+    survey = _Survey(template, settings, folder_of(data))
     for path, split in files_of(Path(data), settings).items():
         survey.read(path, split)
     for path, split in _trained_too(Path(data), settings):
@@ -97,6 +98,7 @@ class _Survey:
 
     template: ChatTemplate | None
     config: Config
+    data_dir: Path
     files: list[FileReport] = field(default_factory=list)
     starts: list[int] = field(default_factory=list)  # the first good record of each file
     findings: Findings = field(default_factory=Findings)
@@ -110,7 +112,7 @@ class _Survey:
 
     def read(self, path: Path, split: Split) -> None:
         """Look through one file."""
-        intake = Intake(path, wanted_format(self.config.data_config))
+        intake = Intake.under(self.config.data_config, self.data_dir, path, opens_images=True)
         report = FileReport(str(path), split, ledger=None if self.template is None else Ledger())
         self.files.append(report)
         self.starts.append(len(self.fingerprints))
@@ -157,8 +159,8 @@ class _Survey:
     ) -> None:
         encoder = Encoder(template, _WITHOUT_LIMIT, self.config.data_config.train_on)
         for (record, place), source, outcome in encoded(encoder, looked_at):
-            if isinstance(outcome, TemplateError):
-                self.unspelt[place] = record.malformed("E301", str(outcome), outcome.at)
+            if isinstance(outcome, REFUSALS):
+                self.unspelt[place] = refused(record, outcome)
                 self._refuse(self.unspelt[place], report)
             else:
                 fate = self._measure(record, source, outcome, report)

@@ -14,7 +14,7 @@ from typing import IO
 from finetune.config.schema import Config
 from finetune.data.checking.check import files_of
 from finetune.data.checking.report import CheckReport
-from finetune.data.reading.intake import Intake, wanted_format
+from finetune.data.reading.intake import Intake, folder_of
 from finetune.data.reading.record import Malformed, Record
 from finetune.disk import unpublished
 from finetune.folder import REJECTED_FILE
@@ -34,7 +34,7 @@ def fix(report: CheckReport, config: Config, output: Path) -> list[str]:
         left_out.parent.mkdir()
         with left_out.open("w", encoding="utf-8", errors="backslashreplace") as rejected:
             for path in files_of(Path(report.path), config):
-                intake = Intake(path, wanted_format(config.data_config))
+                intake = Intake.under(config.data_config, folder_of(report.path), path, opens_images=True)
                 target = _new_name(folder, path)
                 with target.open("x", encoding="utf-8") as kept:
                     written = _write(_sorted_out(intake, report, repeated, places), kept, rejected)

@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 from finetune.chat.messages import Conversation, KeyPath, Message
 from finetune.data.reading.fields import WrongRecordError, decoded, json_kind, text_of
+from finetune.data.reading.image_parts import listed_images
 from finetune.data.reading.record import Malformed, Record
 from finetune.data.reading.turns import Turn, conversation, turn_list
 from finetune.errors import DataError
@@ -86,7 +87,7 @@ def _field(data: Mapping[str, Any], key: str) -> Any:
 
 def _messages(data: Mapping[str, Any]) -> Conversation:
     key = "conversations" if data.get("messages") is None and data.get("conversations") else "messages"
-    return conversation(turn_list(_field(data, key), (key,)), data.get("tools"), data.get("images"))
+    return conversation(turn_list(_field(data, key), (key,)), data.get("tools"), listed_images(data))
 
 
 _SPEAKERS = {
@@ -105,7 +106,7 @@ def _sharegpt(data: Mapping[str, Any]) -> Conversation:
     turns = turn_list(_field(data, "conversations"), ("conversations",))
     spelt = [Turn(_openai_fields(turn), turn.number, turn.at) for turn in turns]
     try:
-        read = conversation(spelt, data.get("tools"), data.get("images"))
+        read = conversation(spelt, data.get("tools"), listed_images(data))
     except WrongRecordError as wrong:
         path = tuple(_SHAREGPT_NAMES.get(step, step) for step in wrong.path)
         raise WrongRecordError(wrong.code, wrong.reason, path) from None
@@ -162,7 +163,7 @@ def _alpaca(data: Mapping[str, Any]) -> Conversation:
     turns = _history(data["history"]) if data.get("history") else []
     turns.append(_plain_turn("user", question, len(turns), ("instruction",)))
     turns.append(_plain_turn("assistant", answer, len(turns), ("output",)))
-    return _with_system(data, conversation(turns, data.get("tools"), data.get("images")))
+    return _with_system(data, conversation(turns, data.get("tools"), listed_images(data)))
 
 
 def _plain_turn(role: str, content: str, before: int, at: KeyPath) -> Turn:
@@ -189,7 +190,7 @@ def _prompt_completion(data: Mapping[str, Any]) -> Conversation:
     prompt = _as_turns(_field(data, "prompt"), "user", "prompt")
     completion = _as_turns(_field(data, "completion"), "assistant", "completion")
     numbered = [turn._replace(number=number) for number, turn in enumerate(prompt + completion, 1)]
-    whole = conversation(numbered, data.get("tools"), data.get("images"))
+    whole = conversation(numbered, data.get("tools"), listed_images(data))
     return _with_system(data, replace(whole, messages=tuple(map(_context, whole.messages))))
 
 

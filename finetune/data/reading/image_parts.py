@@ -1,8 +1,15 @@
-"""The pictures of a message: parts of its content, a path beside it, or the record's own list."""
+"""The pictures of a message: parts of its content, a path beside it, or the record's own list.
+
+Four ways to write one down, and all leave as an `Image` that knows where in the text it stands:
+    GLM-4         {"role": "user", "content": "…", "image": "a.jpg"}             before the text
+    OpenAI        {"content": [{"type": "image_url", "image_url": {"url": …}}, {"type": "text", …}]}
+    Hugging Face  {"content": [{"type": "image"}, {"type": "text", …}]}           with the record's `images`
+    LLaVA         {"content": "<image>…"}                                         with the record's `images`
+"""
 
 import base64
 import binascii
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -12,60 +19,111 @@ from finetune.data.reading.fields import WrongRecordError, decoded, json_kind, t
 IMAGE = "<image>"
 """In a message's text: where one of the record's images stands."""
 
+_KEYS = ("image_url", "image", "url", "path", "bytes")
 
-def own_image(turn: Mapping[str, Any], where: str, at: KeyPath) -> tuple[Image, ...]:
-    """GLM-4's way: a path beside the content."""
-    return (Image(text_of(turn["image"], f"{where}: image", (*at, "image"))),) if turn.get("image") else ()
+
+def own_image(turn: Mapping[str, Any], content: str, where: str, at: KeyPath) -> tuple[str, tuple[Image, ...]]:
+    """GLM-4's way, a path beside the content: the content, and the image at its mark, or before the text."""
+    if not turn.get("image"):
+        return content, ()
+    image = _named(turn["image"], f"{where}: image", (*at, "image"))
+    before, mark, after = content.partition(IMAGE)
+    return (before + after, (replace(image, offset=len(before)),)) if mark else (content, (image,))
 
 
 def content_of_parts(parts: Sequence[Any], where: str, path: KeyPath) -> tuple[str, tuple[Image, ...]]:
-    """OpenAI's way: the text of a list of parts, IMAGE where a picture stands, and the pictures."""
-    texts: list[str] = []
+    """The text of a list of parts, and the pictures between."""
+    text = ""
     images: list[Image] = []
     for index, part in enumerate(parts):
         kind = part.get("type") if isinstance(part, dict) else None
         if kind == "text":
-            texts.append(
-                text_of(part.get("text"), f"{where}: the text of a content part", (*path, index, "text"))
-            )
+            text += text_of(part.get("text"), f"{where}: the text of a content part", (*path, index, "text"))
         elif kind in ("image", "image_url"):
-            texts.append(IMAGE)
-            images.append(_image(part, where, (*path, index)))
+            images.append(replace(_of_part(part, where, (*path, index)), offset=len(text)))
         else:
             reason = f"{where}: a content part of type {kind!r}; expected text or image"
             raise WrongRecordError("E219", reason, (*path, index, "type"))
-    return "".join(texts), tuple(images)
+    return text, tuple(images)
 
 
-def _image(part: Mapping[str, Any], where: str, path: KeyPath) -> Image:
-    key = next((key for key in ("image_url", "image", "path", "url") if part.get(key)), "image_url")
-    place = part.get(key)
-    address = text_of(
-        place.get("url") if isinstance(place, dict) else place, f"{where}: an image", (*path, key)
-    )
+def _of_part(part: Mapping[str, Any], where: str, path: KeyPath) -> Image:
+    key = next((key for key in _KEYS if part.get(key)), None)
+    return Image(at=path) if key is None else _named(part[key], f"{where}: an image", (*path, key))
+
+
+def _named(value: Any, what: str, at: KeyPath) -> Image:
+    """An image by its path, address or data: URL; by an object that holds one of these, or the bytes."""
+    if isinstance(value, dict):
+        key = next((key for key in ("bytes", "url", "path") if value.get(key)), "url")
+        value, at = value.get(key), (*at, key)
+    if isinstance(value, bytes):
+        return Image(data=value, at=at)
+    address = text_of(value, what, at)
     if not address.startswith("data:"):
-        return Image(address)
+        return Image(address, at=at)
+    head, comma, body = address.partition(",")
+    if not comma or not head.endswith(";base64"):
+        raise WrongRecordError("E219", f"{what}: the data: URL is not base64", at)
     try:
-        return Image(data=base64.b64decode(address.partition(",")[2], validate=True))
+        return Image(data=base64.b64decode(body, validate=True), at=at)
     except binascii.Error:
-        raise WrongRecordError("E219", f"{where}: the image's data: URL is not base64", (*path, key)) from None
+        raise WrongRecordError("E219", f"{what}: the data: URL is not base64", at) from None
+
+
+def listed_images(record: Mapping[str, Any]) -> Any:
+    """The record's own pictures: `images`, or LLaVA's single `image`."""
+    single = record.get("image")
+    return record.get("images") or ([single] if single else None)
 
 
 def with_images(messages: Sequence[Message], images: Any) -> tuple[Message, ...]:
-    """Hand the record's top-level `images` to the messages whose text has their places, in order."""
-    listed = decoded(images, "images", ("images",))
+    """Hand the record's own `images` (None: it has none) to their places in the messages, in order."""
+    if not images:
+        _refuse_blank(messages)
+        return tuple(messages)
+    given = [images] if isinstance(images, str) and not images.lstrip().startswith("[") else images
+    listed = decoded(given, "images", ("images",))
     if not isinstance(listed, list):
         reason = f"images is {json_kind(listed)}; expected an array of paths"
         raise WrongRecordError("E220", reason, ("images",))
-    places = sum(message.content.count(IMAGE) for message in messages)
+    named = [_named(image, "an image", ("images", index)) for index, image in enumerate(listed)]
+    places = sum(_places(message) for message in messages)
     if places != len(listed):
-        reason = f"{len(listed)} images, but {places} places marked {IMAGE} in the messages"
+        reason = f"{len(listed)} images, but {places} places marked {IMAGE} (or image parts) in the messages"
         raise WrongRecordError("E220", reason, ("images",))
-    paths = [Image(text_of(image, "an image", ("images", index))) for index, image in enumerate(listed)]
-    return tuple(_take_images(message, paths) for message in messages)
+    left = iter(named)
+    return tuple(_filled(message, left) if _places(message) else message for message in messages)
 
 
-def _take_images(message: Message, paths: list[Image]) -> Message:
-    count = message.content.count(IMAGE)
-    taken, paths[:] = tuple(paths[:count]), paths[count:]
-    return replace(message, images=message.images + taken)
+def _places(message: Message) -> int:
+    return message.content.count(IMAGE) + sum(_is_blank(image) for image in message.images)
+
+
+def _is_blank(image: Image) -> bool:
+    """Whether this is the place of an image that the record's own list brings."""
+    return image.path is None and image.data is None
+
+
+def _refuse_blank(messages: Sequence[Message]) -> None:
+    for message in messages:
+        for image in message.images:
+            if _is_blank(image):
+                reason = "an image part without an image: give it a path or URL, or the record a list `images`"
+                raise WrongRecordError("E220", reason, image.at)
+
+
+def _filled(message: Message, left: Iterator[Image]) -> Message:
+    """The message with the next of the record's images in each of its places."""
+    text = ""
+    images: list[Image] = []
+    for part in message.parts():
+        if isinstance(part, Image):
+            images.append(replace(next(left) if _is_blank(part) else part, offset=len(text)))
+            continue
+        before, *behind = part.split(IMAGE)
+        text += before
+        for piece in behind:
+            images.append(replace(next(left), offset=len(text)))
+            text += piece
+    return replace(message, content=text, images=tuple(images))

@@ -13,8 +13,10 @@ from pathlib import Path
 from finetune import log
 from finetune.chat.messages import Conversation
 from finetune.config.schema import DataConfig
+from finetune.data.images.access import Access
 from finetune.data.reading.fields import WrongRecordError
 from finetune.data.reading.formats import Format, PlainText, RecordError, detect_format, parse_conversation
+from finetune.data.reading.pictures import look_at_all, with_settled_images
 from finetune.data.reading.records import Malformed, Record, data_files, is_hub_id, read_records
 from finetune.disk import sha256_of
 from finetune.errors import DataError
@@ -41,24 +43,37 @@ def resolve_file(name: str, data_dir: Path) -> Path:
     raise DataError(f"{name}: no such file in {data_dir}, nor as a path of its own; {hint}")
 
 
-def wanted_format(data_config: DataConfig) -> Format | None:
-    """The format that data_config names; None for `auto`."""
-    return None if data_config.format == "auto" else data_config.format
+def folder_of(data: str | Path) -> Path:
+    """The folder that paths in `data` (a file, or the folder itself) start from."""
+    return Path(data) if Path(data).is_dir() else Path(data).parent
 
 
 @dataclass(slots=True)
 class Intake:
     """A file, folder or Hub id being read.
 
+    access: where images may lie. opens_images: they are looked at here, not by whoever encodes.
     rows: what stands where a record should. problems: the bad ones. formats: of each file, and why.
     """
 
     path: Path
     wanted: Format | None = None
+    access: Access = field(default_factory=lambda: Access(()))
+    opens_images: bool = False
     rows: int = 0
     problems: list[Malformed] = field(default_factory=list)
     formats: dict[str, tuple[Format, str]] = field(default_factory=dict)
     not_drawn: int = 0
+
+    @classmethod
+    def under(
+        cls, data_config: DataConfig, data_dir: Path, path: Path, *, opens_images: bool = False
+    ) -> "Intake":
+        """Of a file as `data_config` wants it read. Images may lie below `data_dir` and the roots it names."""
+        roots = (data_dir, *(data_dir / root for root in data_config.image_roots))
+        access = Access(roots, remote=data_config.allow_remote_images)
+        wanted = None if data_config.format == "auto" else data_config.format
+        return cls(path, wanted, access, opens_images)
 
     def records(self) -> Iterator[Record | Malformed]:
         """Everything that stands where a record should, counted."""
@@ -85,11 +100,20 @@ class Intake:
         if isinstance(record, Malformed):
             return self.refuse(record)
         try:
-            return parse_conversation(record, self._format(record))
+            return self._with_images(parse_conversation(record, self._format(record)), record)
         except RecordError as error:
             return self.refuse(error.problem)
         except WrongRecordError as wrong:
             return self.refuse(record.malformed(wrong.code, wrong.reason, wrong.path))
+
+    def _with_images(self, source: Conversation | PlainText, record: Record) -> Conversation | PlainText:
+        """The conversation with images that may be opened, and with `opens_images` can be used."""
+        if isinstance(source, PlainText) or not source.images:
+            return source
+        settled = with_settled_images(source, Path(record.source).parent, self.access)
+        if self.opens_images:
+            look_at_all(settled)
+        return settled
 
     def refuse(self, problem: Malformed) -> Malformed:
         """Note a record that cannot be used."""

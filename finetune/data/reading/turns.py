@@ -76,7 +76,7 @@ def conversation(turns: Sequence[Turn], tools: Any = None, images: Any = None) -
     if not messages:
         raise WrongRecordError("E205", "no message but an empty system message", turns[0].at)
     _check_calls(messages, declared)
-    return Conversation(with_images(messages, images) if images else tuple(messages), declared)
+    return Conversation(with_images(messages, images), declared)
 
 
 def _result_follows(turn: Turn, turns: Sequence[Turn]) -> bool:
@@ -138,10 +138,10 @@ def _message(turn: Turn, *, calls_in_text: bool) -> Message | None:
 def _content(turn: Turn) -> tuple[str, tuple[Image, ...]]:
     value = turn.fields.get("content", "")
     if isinstance(value, str):
-        return value, own_image(turn.fields, str(turn), turn.at) if "image" in turn.fields else ()
+        return own_image(turn.fields, value, str(turn), turn.at) if "image" in turn.fields else (value, ())
     if isinstance(value, list):
         text, images = content_of_parts(value, str(turn), (*turn.at, "content"))
-        return text, own_image(turn.fields, str(turn), turn.at) + images
+        return text, own_image(turn.fields, "", str(turn), turn.at)[1] + images
     advice = "; write a tool's result as a JSON string" if isinstance(value, dict) else ""
     raise turn.wrong("E206", f": content is {json_kind(value)}; expected text{advice}", "content")
 

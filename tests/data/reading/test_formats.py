@@ -124,7 +124,7 @@ def test_the_other_fields_of_a_message_are_read():
     )
     assert parsed.messages == (
         Message("system", "be brief"),
-        Message("user", "a<image>", images=(Image("x.png"),)),
+        Message("user", "a", images=(Image("x.png", offset=1),)),
         Message("assistant", "b", reasoning="thinking", train=False),
         Message("user", "c", images=(Image("y.png"),)),
         Message("assistant", "d"),
