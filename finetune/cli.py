@@ -244,6 +244,9 @@ def chat(
     model_or_run: ModelOrRun,
     vs_base: Annotated[bool, typer.Option("--vs-base", help="Let the base answer too, adapter off.")] = False,
     message: Annotated[str | None, typer.Option(help="Say this, print the answer and leave.")] = None,
+    image: Annotated[
+        list[str] | None, typer.Option(metavar="PATH", help="A picture for --message; may be repeated.")
+    ] = None,
     system: Annotated[str | None, typer.Option(help="A system message for the conversation.")] = None,
     max_new_tokens: MaxNewTokens = 512,
     temperature: Annotated[float, typer.Option(min=0.0, help="0: always the likeliest token.")] = 0.0,
@@ -261,7 +264,7 @@ def chat(
         from finetune.serve.terminal import chat as talk
 
     engine = load_engine(model_or_run, quantization=quantization, trust_remote_code=trust_remote_code)
-    lines = iter(() if message is None else (message,))
+    lines = iter((*(f"/image {path}" for path in image or ()), message))
     talk(
         engine,
         _sampling(max_new_tokens, temperature, top_p, seed),

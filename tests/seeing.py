@@ -56,7 +56,6 @@ _GLM_TOWER = {
     "hidden_size": 16,
     "num_heads": 2,
     "intermediate_size": 32,
-    "out_hidden_size": 32,
     "image_size": 112,
     "patch_size": 14,
 }
@@ -79,13 +78,12 @@ FAMILIES: Mapping[str, dict[str, Any]] = {
     "glm4v_moe": {"text": {"rope_parameters": _GLM_ROPE, **_EXPERTS}, "tower": _GLM_TOWER},
     "qwen2_5_vl": {
         "text": {"rope_parameters": {**_ROPE, "mrope_section": [1, 1, 2]}, "head_dim": 8},
-        "tower": {**_QWEN_TOWER, "out_hidden_size": 32, "fullatt_block_indexes": [1], "window_size": 56},
+        "tower": {**_QWEN_TOWER, "fullatt_block_indexes": [1], "window_size": 56},
     },
     "qwen3_vl": {
         "text": {"rope_parameters": _ROPE},
         "tower": {
             **_QWEN_TOWER,
-            "out_hidden_size": 32,
             "deepstack_visual_indexes": [0],
             "num_position_embeddings": 64,
         },
@@ -121,9 +119,9 @@ def make_seeing(
     ids = {f"{name}_token_id": tokenizer.convert_tokens_to_ids(token) for name, token in named.items()}
     shape = FAMILIES[family]
     vocabulary = {"vocab_size": -(-len(tokenizer) // 32) * 32, "pad_token_id": 0}
-    config = CONFIG_MAPPING[family](
-        text_config={**_TEXT, **vocabulary, **shape["text"], **text}, vision_config=shape["tower"], **ids
-    )
+    fields = {**_TEXT, **vocabulary, **shape["text"], **text}
+    tower = {**shape["tower"], "out_hidden_size": fields["hidden_size"]}
+    config = CONFIG_MAPPING[family](text_config=fields, vision_config=tower, **ids)
     torch.manual_seed(0)
     model = AutoModelForImageTextToText.from_config(config).to(dtype)
     model.save_pretrained(folder)

@@ -48,6 +48,10 @@ class Prompt:
     ids: list[int]
     pictures: tuple[Picture, ...] = ()
 
+    def __len__(self) -> int:
+        """In tokens."""
+        return len(self.ids)
+
 
 Encoded = tuple[tuple[Example, ...], Fate]
 Source = Conversation | PlainText

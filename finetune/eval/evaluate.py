@@ -19,8 +19,10 @@ from finetune.chat.messages import Conversation, Message
 from finetune.chat.template import ChatTemplate
 from finetune.config.schema import Config
 from finetune.data.dataset import Sample
+from finetune.data.encode import Prompt, prompt_of
+from finetune.data.reading.fields import WrongRecordError
 from finetune.disk import write_atomically
-from finetune.errors import TemplateError
+from finetune.errors import DataError, TemplateError
 from finetune.eval import metrics as m
 from finetune.eval.report import Report
 from finetune.infer.engine import Completion, Engine, Sampling
@@ -36,7 +38,7 @@ class Question:
     origin: str
     turn: int
     asked: Conversation
-    prompt: list[int]
+    prompt: Prompt
     reference: Message
 
     @property
@@ -153,12 +155,14 @@ def _question(
         prompt = _proved_prompt(template, sample.conversation, turn)
     except TemplateError as error:
         raise TemplateError(f"{sample.origin}: message {turn + 1}: {error}") from error
+    except WrongRecordError as wrong:
+        raise DataError(f"{sample.origin}: {wrong.code} {wrong.reason}") from None
     if max_input_length is not None and len(prompt) > max_input_length:
         return "prompt too long"
     return Question(sample.origin, turn, sample.conversation.before(turn), prompt, reference)
 
 
-def _proved_prompt(template: ChatTemplate, conversation: Conversation, turn: int) -> list[int]:
+def _proved_prompt(template: ChatTemplate, conversation: Conversation, turn: int) -> Prompt:
     """The prompt for message `turn`, after checking that another reference would give the same one."""
     prompt = prompt_for(template, conversation, turn)
     decoy = Message("assistant", f"not {conversation.messages[turn].content}")
@@ -169,9 +173,9 @@ def _proved_prompt(template: ChatTemplate, conversation: Conversation, turn: int
     return prompt
 
 
-def prompt_for(template: ChatTemplate, conversation: Conversation, turn: int) -> list[int]:
-    """The ids a model is asked with to write message `turn`."""
-    return template.prompt(conversation.before(turn))
+def prompt_for(template: ChatTemplate, conversation: Conversation, turn: int) -> Prompt:
+    """What a model is asked with to write message `turn`."""
+    return prompt_of(template, conversation.before(turn))
 
 
 def _judge(
@@ -193,6 +197,7 @@ def _row(template: ChatTemplate, answer: Answer) -> dict[str, Any]:
         "turn": question.turn,
         "kind": question.kind,
         "prompt": template.prompt_text(question.asked),
+        **({"images": images} if (images := [one.path for one in question.prompt.pictures]) else {}),
         "reference": readable(question.reference),
         "prediction": readable(answer.message),
         "finish": answer.completion.finish,

@@ -7,6 +7,7 @@ Lines are appended in INPUT's order as they are done. A run that was stopped goe
 lines that answer something else, or were written by another model or sampling, are never added to.
 """
 
+import base64
 import fcntl
 import json
 import os
@@ -18,8 +19,10 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from finetune import log
-from finetune.chat.messages import Conversation, Message
+from finetune.chat.messages import Conversation, Image, Message
 from finetune.data.dataset import Sample
+from finetune.data.encode import Prompt, prompt_of
+from finetune.data.reading.fields import WrongRecordError
 from finetune.disk import storage_errors
 from finetune.errors import DataError, FolderInUseError, TemplateError
 from finetune.infer.engine import Completion, Engine, Sampling
@@ -98,11 +101,13 @@ def _answer(engine: Engine, samples: Sequence[Sample], sampling: Sampling, batch
     return [_row(engine, *answered) for answered in zip(samples, completions, strict=True)]
 
 
-def _prompt(engine: Engine, sample: Sample) -> list[int]:
+def _prompt(engine: Engine, sample: Sample) -> Prompt:
     try:
-        return engine.template.prompt(sample.conversation)
+        return prompt_of(engine.template, sample.conversation)
     except TemplateError as error:
         raise TemplateError(f"{sample.origin}: {error}") from error
+    except WrongRecordError as wrong:
+        raise DataError(f"{sample.origin}: {wrong.code} {wrong.reason}") from None
 
 
 def _row(engine: Engine, sample: Sample, completion: Completion) -> Row:
@@ -121,7 +126,8 @@ def as_openai(conversation: Conversation) -> dict[str, Any]:
 
 def message_as_openai(message: Message) -> dict[str, Any]:
     """A message in OpenAI's JSON; a call's arguments are a string there."""
-    value: dict[str, Any] = {"role": message.role, "content": message.content}
+    content = [_part(part) for part in message.parts()] if message.images else message.content
+    value: dict[str, Any] = {"role": message.role, "content": content}
     if message.reasoning is not None:
         value["reasoning_content"] = message.reasoning
     if message.tool_calls:
@@ -137,6 +143,14 @@ def message_as_openai(message: Message) -> dict[str, Any]:
             for call in message.tool_calls
         ]
     return value
+
+
+def _part(part: str | Image) -> dict[str, Any]:
+    """A piece of content; an image by its path, or where it came as bytes, by these."""
+    if isinstance(part, str):
+        return {"type": "text", "text": part}
+    url = part.path or f"data:;base64,{base64.b64encode(part.data or b'').decode()}"
+    return {"type": "image_url", "image_url": {"url": url}}
 
 
 def _function(tool: Any) -> dict[str, Any]:

@@ -13,9 +13,12 @@ from typing import cast
 import torch
 from transformers import DynamicCache, PreTrainedModel
 
+from finetune.data.encode import Prompt
+from finetune.data.images.picture import Picture
 from finetune.infer.choice import Choice
 from finetune.infer.engine import Sampling
 from finetune.infer.slots import Round, Slots
+from finetune.model.vision import Vision
 
 _PART_OF_WEIGHTS = 4
 _SMALL = 2**29  # bytes of keys and values that any machine has to spare
@@ -32,10 +35,15 @@ class Virtual:
 
 @dataclass(slots=True)
 class Row:
-    """A prompt by number, and what was written to it."""
+    """A prompt by number, and what was written to it.
+
+    positions: of the prompt's tokens in time, rows and columns, (3, T) int64, where it has pictures.
+    """
 
     number: int
     prompt: list[int]
+    pictures: tuple[Picture, ...] = ()
+    positions: torch.Tensor | None = None
     written: list[int] = field(default_factory=list)
 
     def next(self, virtual: Virtual) -> tuple[list[int], int]:
@@ -45,6 +53,15 @@ class Row:
         if virtual.prefix is not None:
             return self.prompt, virtual.tokens
         return [0] * virtual.tokens + self.prompt, 0  # stand-ins, whose embeddings are replaced
+
+    def places(self, columns: range, virtual: Virtual) -> torch.Tensor:
+        """The positions of the tokens in `columns`, (3, n) int64."""
+        if self.positions is None:
+            return torch.arange(columns.start, columns.stop).expand(3, -1)
+        if not self.written:
+            return self.positions + virtual.tokens
+        following = int(self.positions.max()) + len(self.written)
+        return torch.full((3, 1), virtual.tokens + following)
 
 
 class Decoder:
@@ -63,6 +80,7 @@ class Decoder:
         stop_ids: Sequence[int],
         least_rows: int,
         most_rows: int = 64,
+        vision: Vision | None = None,
     ) -> None:
         self.model = model
         self.virtual = virtual
@@ -70,13 +88,14 @@ class Decoder:
         self.stop_ids = frozenset(stop_ids)
         self.least_rows = least_rows
         self.most_rows = max(least_rows, most_rows)
+        self.vision = vision
 
     @torch.no_grad()
     def run(
-        self, prompts: Sequence[Sequence[int]], device: torch.device, advance: Callable[[int], None]
+        self, prompts: Sequence[Prompt], device: torch.device, advance: Callable[[int], None]
     ) -> list[list[int]]:
         """What is written to each prompt, in their order, the stop id included."""
-        rows = [Row(number, list(prompt)) for number, prompt in enumerate(prompts)]
+        rows = [self._row(number, prompt) for number, prompt in enumerate(prompts)]
         run = _Run(self, rows, device)
         while run.waiting or run.running:
             try:
@@ -91,6 +110,13 @@ class Decoder:
             else:
                 advance(finished)
         return [row.written for row in rows]
+
+    def _row(self, number: int, prompt: Prompt) -> Row:
+        if not prompt.pictures:
+            return Row(number, list(prompt.ids))
+        assert self.vision is not None
+        positions = self.vision.positions(torch.tensor(prompt.ids), self.vision.grids(prompt.pictures))
+        return Row(number, list(prompt.ids), prompt.pictures, positions)
 
 
 class _Run:
@@ -171,13 +197,33 @@ class _Run:
         ends = list(accumulate(len(tokens) for tokens, _ in fed))
         output = self.decoder.model(
             **self._words(ids, now),
-            position_ids=now.columns[None],
+            **self._shown(),
+            position_ids=self._positions(fed, now),
             past_key_values=self.slots,
             use_cache=True,
             slots=self.slots,
             logits_to_keep=torch.tensor(ends, device=self.device) - 1,
         )
         return cast(torch.Tensor, output.logits[0])
+
+    def _positions(self, fed: Sequence[tuple[list[int], int]], now: Round) -> torch.Tensor:
+        """(1, N), or (3, 1, N) where a row has pictures."""
+        if all(row.positions is None for row in self.running):
+            return now.columns[None]
+        rows = zip(self.running, fed, strict=True)
+        places = [
+            row.places(range(first, first + len(tokens)), self.decoder.virtual) for row, (tokens, first) in rows
+        ]
+        return torch.cat(places, dim=1)[:, None].to(self.device)
+
+    def _shown(self) -> dict[str, torch.Tensor]:
+        """The pictures of the rows that begin, in the order of their tokens."""
+        pictures = [picture for row in self.running if not row.written for picture in row.pictures]
+        if not pictures:
+            return {}
+        assert self.decoder.vision is not None
+        patches, grids = self.decoder.vision.patches(pictures)
+        return {"pixel_values": patches.to(self.device), "image_grid_thw": grids.to(self.device)}
 
     def _words(self, ids: torch.Tensor, now: Round) -> dict[str, torch.Tensor]:
         virtual = self.decoder.virtual

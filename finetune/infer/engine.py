@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from finetune.chat.template import ChatTemplate
+from finetune.data.encode import Prompt
 from finetune.errors import ConfigError
 
 Finish = Literal["stop", "length"]
@@ -53,9 +54,7 @@ class Engine(Protocol):
     @property
     def template(self) -> ChatTemplate: ...
 
-    def generate(
-        self, prompts: Sequence[Sequence[int]], sampling: Sampling, batch_size: int = 1
-    ) -> list[Completion]:
+    def generate(self, prompts: Sequence[Prompt], sampling: Sampling, batch_size: int = 1) -> list[Completion]:
         """One completion per prompt, in the order of the prompts."""
         ...
 
@@ -64,7 +63,7 @@ class Engine(Protocol):
         """Whether there is something for `without_adapter` to switch off."""
         ...
 
-    def stream(self, prompt: Sequence[int], sampling: Sampling) -> Generator[str, None, Completion]:
+    def stream(self, prompt: Prompt, sampling: Sampling) -> Generator[str, None, Completion]:
         """The completion's text, piece by piece, without special tokens; returns the whole of it.
 
         Closing the generator ends the work. `num_beams` above 1 cannot be streamed.

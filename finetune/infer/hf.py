@@ -8,7 +8,7 @@ The engine leaves a model as it found it, so that a training loop can call it be
 """
 
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, cast
@@ -26,19 +26,20 @@ from transformers.generation.streamers import BaseStreamer
 
 from finetune import log
 from finetune.chat.template import ChatTemplate
-from finetune.data.encode import Example
+from finetune.data.encode import Example, Prompt
 from finetune.errors import ConfigError, ModelError
 from finetune.infer.decode import Decoder, Virtual, trial
 from finetune.infer.engine import Completion, Finish, Sampling
-from finetune.infer.padded import behind_prefix, generation_config, pad_left, with_virtual_words
+from finetune.infer.padded import behind_prefix, generation_config, pad_left, showing, with_virtual_words
 from finetune.infer.slots import SLOTS, why_no_slots
 from finetune.infer.text import TextPieces
 from finetune.infer.worker import Worker
 from finetune.model.attention import PLAIN, STOCK, attention_in_use, stock_attention, use_attention
 from finetune.model.batch import collate, require_known_ids
-from finetune.model.head import SupervisedLoss
+from finetune.model.head import SupervisedLoss, looking_at_blank
 from finetune.model.layout import apart, tolerance
 from finetune.model.tuning import Kind, Tuned
+from finetune.model.vision import Vision, sees, vision_of
 
 _LEFT_AS_IS = (STOCK, PLAIN)
 _CHANGES_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
@@ -57,7 +58,7 @@ class HFEngine:
     """An `Engine` over a loaded `PreTrainedModel` or `PeftModel`.
 
     device: where it computes; None: where its weights lie. `lockstep`: processes share its weights, and all
-    generate as long as any of them does.
+    generate as long as any of them does. `vision`: the model's eyes, where somebody has opened them already.
     """
 
     def __init__(
@@ -67,6 +68,7 @@ class HFEngine:
         *,
         device: torch.device | None = None,
         lockstep: bool = False,
+        vision: Vision | None = None,
     ) -> None:
         self.model = model
         self.template = template
@@ -74,15 +76,14 @@ class HFEngine:
         self._base = cast(PreTrainedModel, model.get_base_model() if isinstance(model, PeftModel) else model)
         self._device = device or self._base.device
         self._adapter_on = self.has_adapter
+        self._opened_eyes = vision
 
     @property
     def has_adapter(self) -> bool:
         """Whether there is something for `without_adapter` to switch off."""
         return isinstance(self.model, PeftModel)
 
-    def generate(
-        self, prompts: Sequence[Sequence[int]], sampling: Sampling, batch_size: int = 1
-    ) -> list[Completion]:
+    def generate(self, prompts: Sequence[Prompt], sampling: Sampling, batch_size: int = 1) -> list[Completion]:
         """One completion per prompt, in the order of the prompts; longest first, so that memory runs out early.
 
         Results do not depend on the batches but for rounding; sampled ones of transformers' `generate` do.
@@ -98,7 +99,7 @@ class HFEngine:
                 advance(len(batch))
         return [done[i] for i in range(len(prompts))]
 
-    def stream(self, prompt: Sequence[int], sampling: Sampling) -> Generator[str, None, Completion]:
+    def stream(self, prompt: Prompt, sampling: Sampling) -> Generator[str, None, Completion]:
         """The text of one completion as it is written; the worker ends when the consumer does."""
         if sampling.num_beams > 1:
             raise ConfigError("num_beams: a beam search cannot be streamed; use num_beams: 1")
@@ -115,7 +116,7 @@ class HFEngine:
     def loss(self, example: Example) -> tuple[float, int]:
         """The summed cross-entropy of an example's supervised tokens, in nats, and how many they are."""
         require_known_ids(int(example.input_ids.max()), self._embeddings())
-        batch = collate([example]).to(self._device)
+        batch = collate([example], self._vision if example.pictures else None).to(self._device)
         with self._stock():
             return float(self._objective()(batch)), len(batch.targets)
 
@@ -146,13 +147,21 @@ class HFEngine:
                 parameter.requires_grad_(value)
 
     def _run_streamed(
-        self, prompt: Sequence[int], sampling: Sampling, streamer: BaseStreamer, stop: StoppingCriteria
+        self, prompt: Prompt, sampling: Sampling, streamer: BaseStreamer, stop: StoppingCriteria
     ) -> None:
         one_beam = {"streamer": streamer, "stopping_criteria": StoppingCriteriaList([stop])}
         with self._stock(), _own_randomness(sampling.seed):
             self._call([prompt], sampling, one_beam)
 
-    def _why_not_slots(self, prompts: Sequence[Sequence[int]], sampling: Sampling) -> str | None:
+    @cached_property
+    def _vision(self) -> Vision:
+        """The model's eyes, opened for the first picture. Raises ModelError where it has none."""
+        vision = self._opened_eyes or vision_of(self._base, self.template.sight)
+        if vision is None:
+            raise ModelError(f"{type(self._base).__name__} sees no pictures, and is asked about some")
+        return vision
+
+    def _why_not_slots(self, prompts: Sequence[Prompt], sampling: Sampling) -> str | None:
         """The reason these prompts are left to transformers' `generate`; None where rows may come and go."""
         if sampling.num_beams > 1:
             return "a beam search"
@@ -162,10 +171,12 @@ class HFEngine:
         longest = virtual + max(map(len, prompts)) + sampling.max_new_tokens
         return why_no_slots(self._base, longest) or self._slots_fail
 
-    def _write(self, prompts: Sequence[Sequence[int]], sampling: Sampling, batch_size: int) -> list[Completion]:
-        require_known_ids(max(map(max, prompts)), self._embeddings())
+    def _write(self, prompts: Sequence[Prompt], sampling: Sampling, batch_size: int) -> list[Completion]:
+        self._require_known(prompts)
         with self._as(SLOTS), log.progress("generating", len(prompts)) as advance, _memory(prompts, batch_size):
-            decoder = Decoder(self._base, self._virtual(), sampling, self.template.stop_ids, batch_size)
+            vision = self._vision if any(prompt.pictures for prompt in prompts) else None
+            stop_ids = self.template.stop_ids
+            decoder = Decoder(self._base, self._virtual(), sampling, stop_ids, batch_size, vision=vision)
             rows = decoder.run(prompts, self._device, advance)
         return [_completion(row, self.template.stop_ids) for row in rows]
 
@@ -199,27 +210,43 @@ class HFEngine:
         last = torch.tensor([len(text) - 1], device=self._device)
         return self._objective().logits(collate([example]).to(self._device), last)
 
-    def _complete(self, prompts: Sequence[Sequence[int]], sampling: Sampling) -> list[Completion]:
+    def _require_known(self, prompts: Sequence[Prompt]) -> None:
+        require_known_ids(max(max(prompt.ids) for prompt in prompts), self._embeddings())
+        if self._virtual_tokens()[0] == "prompt" and any(prompt.pictures for prompt in prompts):
+            raise ModelError("virtual words of a prompt and pictures do not go together; use another adapter")
+
+    def _complete(self, prompts: Sequence[Prompt], sampling: Sampling) -> list[Completion]:
         with _memory(prompts, len(prompts)):
             rows = self._call(prompts, sampling, {}).tolist()
         return [_completion(row, self.template.stop_ids) for row in rows]
 
     @torch.no_grad()
-    def _call(
-        self, prompts: Sequence[Sequence[int]], sampling: Sampling, extra: dict[str, Any]
-    ) -> torch.Tensor:
+    def _call(self, prompts: Sequence[Prompt], sampling: Sampling, extra: dict[str, Any]) -> torch.Tensor:
         """The new tokens of each prompt, (B, T) int64, filled with the pad id behind a stop."""
         inputs = self._inputs(prompts, sampling.num_beams)
         config = generation_config(sampling, self.template)
         # The base's own generate: adapters sit in its layers, and virtual tokens are in `inputs` already.
         generate: Callable[..., torch.Tensor] = cast(Any, self._base).generate
         options = {"synced_gpus": self._lockstep, **extra}
-        return generate(generation_config=config, **inputs.arguments, **options)[:, inputs.prompt_columns :]
+        with self._looking(prompts):
+            return generate(generation_config=config, **inputs.arguments, **options)[:, inputs.prompt_columns :]
 
-    def _inputs(self, prompts: Sequence[Sequence[int]], beams: int) -> _Inputs:
+    @contextmanager
+    def _looking(self, prompts: Sequence[Prompt]) -> Iterator[None]:
+        """Let go of the positions of pictures asked about before; keep step with processes that look at some."""
+        if not sees(self._base):
+            yield
+            return
+        cast(Any, self._base.model).rope_deltas = None
+        blank = self._lockstep and not any(prompt.pictures for prompt in prompts)
+        words = self._base.get_input_embeddings()
+        with looking_at_blank(words, self._vision) if blank else nullcontext():
+            yield
+
+    def _inputs(self, prompts: Sequence[Prompt], beams: int) -> _Inputs:
         kind, virtual = self._virtual_tokens()
-        require_known_ids(max(map(max, prompts)), self._embeddings())
-        ids, mask = pad_left(prompts, self.template.pad_id, self._device)
+        self._require_known(prompts)
+        ids, mask = pad_left([prompt.ids for prompt in prompts], self.template.pad_id, self._device)
         if kind == "prompt":
             words = self._base.get_input_embeddings()(ids)
             words, mask = with_virtual_words(words, mask, self._peft().get_prompt(batch_size=1)[0])
@@ -228,6 +255,8 @@ class HFEngine:
         if kind == "prefix":
             arguments["past_key_values"] = self._peft().get_prompt(batch_size=len(prompts) * beams)
             ids, mask = behind_prefix(ids, mask, virtual, self.template.pad_id)
+        if any(prompt.pictures for prompt in prompts):
+            arguments |= showing(ids, prompts, self._vision, self._device)
         return _Inputs({"input_ids": ids, "attention_mask": mask, **arguments}, ids.shape[1])
 
     def _virtual_tokens(self) -> tuple[Kind, int]:
@@ -272,7 +301,7 @@ class HFEngine:
 
 
 @contextmanager
-def _memory(prompts: Sequence[Sequence[int]], at_once: int) -> Iterator[None]:
+def _memory(prompts: Sequence[Prompt], at_once: int) -> Iterator[None]:
     try:
         yield
     except torch.OutOfMemoryError as error:

@@ -40,6 +40,7 @@ def load_engine(
         trust_remote_code=trust_remote_code,
         options=options,
         thinking=thinking,
+        model=source.model,
     )
     config = ModelConfig.model_validate({"quantization": quantization, "trust_remote_code": trust_remote_code})
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -14,7 +14,9 @@ import torch
 from transformers import GenerationConfig
 
 from finetune.chat.template import ChatTemplate
+from finetune.data.encode import Prompt
 from finetune.infer.engine import Sampling
+from finetune.model.vision import Vision
 
 
 def pad_left(
@@ -25,6 +27,18 @@ def pad_left(
     ids = [[pad_id] * (longest - len(prompt)) + list(prompt) for prompt in prompts]
     mask = [[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts]
     return torch.tensor(ids, device=device), torch.tensor(mask, device=device)
+
+
+def showing(
+    ids: torch.Tensor, prompts: Sequence[Prompt], vision: Vision, device: torch.device
+) -> dict[str, torch.Tensor]:
+    """What else the model is given for prompts whose ids (B, T) these are, where some of them have pictures."""
+    pictures = [picture for prompt in prompts for picture in prompt.pictures]
+    if not pictures:
+        return {}
+    patches, grids = (part.to(device) for part in vision.patches(pictures))
+    kinds = (ids == vision.sight.token).to(torch.int32)
+    return {"pixel_values": patches, "image_grid_thw": grids, "mm_token_type_ids": kinds}
 
 
 def behind_prefix(

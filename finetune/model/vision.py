@@ -64,8 +64,12 @@ class Vision:
         do not agree.
         """
         asked = [self._ask(picture) for picture in pictures]
+        return torch.cat([patches.result() for patches in asked]), self.grids(pictures)
+
+    def grids(self, pictures: Sequence[Picture]) -> Tensor:
+        """Frames, rows and columns of patches of each picture, (N, 3) int64."""
         grids = [(1, *self.sight.patches(picture.width, picture.height)) for picture in pictures]
-        return torch.cat([patches.result() for patches in asked]), torch.tensor(grids)
+        return torch.tensor(grids, dtype=torch.int64).view(-1, 3)
 
     def blank(self) -> tuple[Tensor, Tensor]:
         """The smallest picture there is, black: patches and grid as above."""

@@ -6,20 +6,25 @@ One line is one turn, typed or piped. After a tool call the next line is the too
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from io import TextIOWrapper
+from pathlib import Path
 
-from finetune.chat.messages import Conversation, Message, Tool
-from finetune.errors import ConfigError, TemplateError
+from finetune.chat.messages import Conversation, Image, Message, Tool
+from finetune.data.encode import REFUSALS, Prompt, prompt_of
+from finetune.data.images.access import Access, WrongImageError, settled
+from finetune.data.images.look import look
+from finetune.errors import ConfigError
 from finetune.infer.engine import Completion, Engine, Sampling
 
 Read = Callable[[str], str | None]
 """Shows a prompt and returns a line, without its end; None: there are no more."""
 
 HELP = """\
-/clear   forget the conversation
-/exit    leave (or Ctrl-D)
-/help    this
+/image PATH   show a picture with the next line; may be repeated
+/clear        forget the conversation
+/exit         leave (or Ctrl-D)
+/help         this
 Ctrl-C stops an answer. After a tool call, type the tool's result.
 A line that begins with // is sent with one slash."""
 
@@ -61,6 +66,7 @@ def chat(
     if read is None and sys.stdin.isatty():
         _note("/help tells the commands; /exit leaves")
     read = read or _stdin()
+    shown: list[Image] = []
     while (line := _next_line(read, speakers)) is not None:
         match line.strip():
             case "":
@@ -71,13 +77,18 @@ def chat(
                 _note(HELP)
             case "/clear":
                 _clear(speakers, opening)
+                shown.clear()
                 _note("the conversation is forgotten")
+            case command if command.split()[0] == "/image":
+                shown += _image(engine, command.partition("/image")[2].strip())
             case command if command.startswith("/") and command[1:].isalpha():
                 _note(f"{command}: no such command; /help tells them all, //{command[1:]} sends it")
             case _:
                 text = line[1:] if line.startswith("//") else line
+                asked = Message("user", text, images=tuple(shown))
                 for speaker in speakers:
-                    _turn(engine, speaker, text, sampling, tools)
+                    _turn(engine, speaker, asked, sampling, tools)
+                shown.clear()
 
 
 def _speakers(engine: Engine, vs_base: bool) -> list[Speaker]:
@@ -101,13 +112,29 @@ def _next_line(read: Read, speakers: Sequence[Speaker]) -> str | None:
             _note("\n/exit or Ctrl-D leaves")
 
 
-def _turn(engine: Engine, speaker: Speaker, text: str, sampling: Sampling, tools: Sequence[Tool]) -> None:
+def _image(engine: Engine, path: str) -> list[Image]:
+    """The picture at `path`, if it is one and the model sees; else says why not."""
+    if engine.template.dialect.image_token is None:
+        _note("error: this model sees no pictures")
+        return []
+    anywhere = Access((Path("/"),))
+    try:
+        image = settled(Image(str(Path(path).expanduser()) if path else ""), Path.cwd(), anywhere)
+        picture = look(image)
+    except WrongImageError as wrong:
+        _note(f"error: {wrong.reason}")
+        return []
+    _note(f"[{path}: {picture.width} x {picture.height} pixels, shown with the next line]")
+    return [image]
+
+
+def _turn(engine: Engine, speaker: Speaker, said: Message, sampling: Sampling, tools: Sequence[Tool]) -> None:
     """Put a line to a speaker, show the answer as it comes and remember it; a refused line is forgotten."""
-    asked = Message("tool" if speaker.awaits_result() else "user", text)
+    asked = replace(said, role="tool") if speaker.awaits_result() else said
     conversation = Conversation((*speaker.history, asked), tuple(tools))
     try:
-        prompt = engine.template.prompt(conversation)
-    except TemplateError as error:
+        prompt = prompt_of(engine.template, conversation)
+    except REFUSALS as error:
         _note(f"error: {error}")
         return
     print(speaker.label, end="", flush=True)
@@ -119,7 +146,7 @@ def _turn(engine: Engine, speaker: Speaker, text: str, sampling: Sampling, tools
         _note("[no answer; the line is forgotten]")
 
 
-def _show(engine: Engine, prompt: Sequence[int], sampling: Sampling) -> Message:
+def _show(engine: Engine, prompt: Prompt, sampling: Sampling) -> Message:
     """Write the answer while it comes. Ctrl-C stops it, and what was said so far counts as the answer."""
     said = ""
     pieces = engine.stream(prompt, sampling)

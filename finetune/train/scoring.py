@@ -63,7 +63,13 @@ class Scorer:
         """Write the turns of `samples` and score them; one line each to `predictions`."""
         trainee = self.trainee
         lockstep = trainee.back_end.lockstep
-        engine = HFEngine(trainee.tuned.model, self.template, device=trainee.device, lockstep=lockstep)
+        engine = HFEngine(
+            trainee.tuned.model,
+            self.template,
+            device=trainee.device,
+            lockstep=lockstep,
+            vision=trainee.vision,
+        )
         batch_size = self.config.training_args.batches.per_device_eval_batch_size
         with trainee.autocast(), memory_errors(lambda: ("generating answers", _SMALLER)):
             return evaluate_under(

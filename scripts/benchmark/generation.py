@@ -88,12 +88,14 @@ def _answered(who: str, batch: int, request: Path) -> Answered:
 
 def ours(request: Request, batch_size: int) -> Callable[[], Ids]:
     """The engine of `finetune eval` and `finetune generate`."""
+    from finetune.data.encode import Prompt
     from finetune.infer.engine import Sampling
     from finetune.infer.load import load_engine
 
     engine = load_engine(request.adapter)
     sampling = Sampling(max_new_tokens=request.new_tokens)
-    return lambda: [one.ids for one in engine.generate(request.prompts, sampling, batch_size=batch_size)]
+    prompts = [Prompt(ids) for ids in request.prompts]
+    return lambda: [one.ids for one in engine.generate(prompts, sampling, batch_size=batch_size)]
 
 
 def plain(request: Request, batch_size: int) -> Callable[[], Ids]:

@@ -117,7 +117,10 @@ def test_what_the_template_cannot_spell_is_a_mistake_of_the_record(load, tmp_pat
     pictured = {
         "messages": [{"role": "user", "content": "q", "image": "x.png"}, {"role": "assistant", "content": "a"}]
     }
-    with pytest.raises(DataError, match=r"train.jsonl:2:15: E301 message 1: the chat template does not print images(.|\n)*2 of 3 records"):
+    with pytest.raises(
+        DataError,
+        match=r"train.jsonl:2:15: E301 message 1: the chat template does not print images(.|\n)*2 of 3 records",
+    ):
         load([row(), pictured, pictured])
     assert load([row(), pictured], on_bad_record="skip").ledger.fates["malformed"] == 1
 

@@ -23,6 +23,7 @@ from transformers.models.auto.modeling_auto import AutoModelForCausalLM
 
 from finetune.chat.load import load_template
 from finetune.chat.template import ChatTemplate
+from finetune.data.encode import Prompt
 from finetune.errors import ModelError
 from finetune.infer.decode import Decoder, Virtual, rows_beside
 from finetune.infer.engine import Sampling
@@ -63,7 +64,7 @@ ELSEWHERE: dict[str, PreTrainedConfig] = {
         layer_types=["linear_attention", "full_attention"],
     ),
 }
-PROMPTS = [[(7 * i + 11 * n) % 640 for i in range(n)] for n in (3, 61, 1, 18, 70, 2, 9)]
+PROMPTS = [Prompt([(7 * i + 11 * n) % 640 for i in range(n)]) for n in (3, 61, 1, 18, 70, 2, 9)]
 LONGEST = 70 + 24
 GREEDY = Sampling(max_new_tokens=24)
 
@@ -92,7 +93,7 @@ def alone(model: PreTrainedModel, sampling: Sampling, stop_ids: list[int], **mor
     )
     answers = []
     for prompt in PROMPTS:
-        ids = torch.tensor([prompt])
+        ids = torch.tensor([prompt.ids])
         row = model.generate(ids, attention_mask=torch.ones_like(ids), generation_config=config)
         answers.append(row[0, len(prompt) :].tolist())
     return answers
@@ -118,7 +119,7 @@ def written(
     sampling: Sampling,
     stop_ids: list[int],
     rows: tuple[int, int],
-    prompts: list[list[int]] = PROMPTS,
+    prompts: list[Prompt] = PROMPTS,
 ) -> list[list[int]]:
     """`rows`: at least, and at most, so many at once."""
     decoder = Decoder(model, Virtual(), sampling, stop_ids, *rows)
@@ -201,7 +202,7 @@ def test_a_row_that_is_done_makes_place_at_once(llama: PreTrainedModel) -> None:
 def test_no_step_takes_more_tokens_of_prompts_than_the_longest_of_a_batch_have(
     llama: PreTrainedModel,
 ) -> None:
-    prompts = [[n] * 20 for n in range(1, 8)]
+    prompts = [Prompt([n] * 20) for n in range(1, 8)]
     tokens: list[int] = []
     with watched(llama, lambda given: tokens.append(given["input_ids"].numel())) as model:
         written(model, GREEDY, [], (2, 64), prompts)
@@ -238,7 +239,7 @@ def test_rows_that_prove_too_many_begin_anew_in_the_batch_size(llama: PreTrained
 def test_memory_that_runs_out_at_the_batch_size_is_said(template: ChatTemplate) -> None:
     model = tiny(IN_SLOTS["llama"])
     engine = HFEngine(model, template)
-    engine.generate([[1]], Sampling(max_new_tokens=1))
+    engine.generate([Prompt([1])], Sampling(max_new_tokens=1))
 
     def run_out(given: dict[str, Any]) -> None:
         raise torch.OutOfMemoryError

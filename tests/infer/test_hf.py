@@ -12,7 +12,7 @@ from transformers import GlmForCausalLM
 from finetune.chat.load import load_template
 from finetune.chat.messages import Conversation
 from finetune.chat.template import ChatTemplate
-from finetune.data.encode import Example, encode
+from finetune.data.encode import Example, Prompt, encode
 from finetune.errors import ConfigError, ModelError
 from finetune.infer.engine import Completion, Sampling
 from finetune.infer.hf import HFEngine
@@ -38,8 +38,8 @@ def template(taught: Path) -> ChatTemplate:
 
 
 @pytest.fixture(scope="module")
-def prompts(template: ChatTemplate) -> list[list[int]]:
-    return [template.tokenizer.encode(text, add_special_tokens=True) for text in TEXTS]
+def prompts(template: ChatTemplate) -> list[Prompt]:
+    return [Prompt(template.tokenizer.encode(text, add_special_tokens=True)) for text in TEXTS]
 
 
 @pytest.fixture
@@ -61,9 +61,9 @@ def engine_of(taught: Path, template: ChatTemplate) -> Callable[[str], HFEngine]
     return make
 
 
-def by_hand(engine: HFEngine, prompt: list[int], count: int) -> list[int]:
+def by_hand(engine: HFEngine, prompt: Prompt, count: int) -> list[int]:
     """Greedy decoding through the model's own forward: no cache, no padding, no `generate`."""
-    ids = list(prompt)
+    ids = list(prompt.ids)
     engine.model.eval()
     while len(ids) < len(prompt) + count:
         with torch.no_grad():
@@ -78,7 +78,7 @@ def by_hand(engine: HFEngine, prompt: list[int], count: int) -> list[int]:
 def test_a_padded_batch_gives_the_tokens_that_each_prompt_gives_alone(
     tuning: str,
     engine_of: Callable[[str], HFEngine],
-    prompts: list[list[int]],
+    prompts: list[Prompt],
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     engine = engine_of(tuning)
@@ -92,7 +92,7 @@ def test_a_model_answers_as_taught_where_it_computes_in_less_than_it_keeps(
     engine_of: Callable[[str], HFEngine], known: list[Conversation], capsys: pytest.CaptureFixture[str]
 ) -> None:
     engine = engine_of("none")
-    asked = [engine.template.prompt(conversation.before(1)) for conversation in known]
+    asked = [Prompt(engine.template.prompt(conversation.before(1))) for conversation in known]
     answers = engine.generate(asked, Sampling(max_new_tokens=40), 2)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert engine_of("none").generate(asked, Sampling(max_new_tokens=40), 2) == answers
@@ -102,7 +102,7 @@ def test_a_model_answers_as_taught_where_it_computes_in_less_than_it_keeps(
 
 @pytest.mark.parametrize("tuning", [name for name in TUNINGS if name != "none"])
 def test_without_its_adapter_a_model_answers_as_its_base(
-    tuning: str, engine_of: Callable[[str], HFEngine], prompts: list[list[int]]
+    tuning: str, engine_of: Callable[[str], HFEngine], prompts: list[Prompt]
 ) -> None:
     engine, base = engine_of(tuning), engine_of("none").generate(prompts, DRAWN, 4)
     tuned = engine.generate(prompts, DRAWN, 4)
@@ -119,12 +119,12 @@ def test_a_model_without_an_adapter_has_nothing_to_switch_off(engine_of: Callabl
     assert not engine.has_adapter
     assert engine_of("lora").has_adapter
     with engine.without_adapter():
-        assert engine.generate([[1]], Sampling(max_new_tokens=1))
+        assert engine.generate([Prompt([1])], Sampling(max_new_tokens=1))
 
 
 @pytest.mark.parametrize("sampling", [GREEDY, Sampling(max_new_tokens=6, do_sample=True, temperature=2.0)])
 def test_generation_leaves_no_trace_in_a_model_that_is_training(
-    sampling: Sampling, engine_of: Callable[[str], HFEngine], prompts: list[list[int]]
+    sampling: Sampling, engine_of: Callable[[str], HFEngine], prompts: list[Prompt]
 ) -> None:
     engine = engine_of("lora")
     engine.model.train()
@@ -142,7 +142,7 @@ def test_generation_leaves_no_trace_in_a_model_that_is_training(
 
 
 def test_a_model_on_flat_attention_generates_what_it_does_on_stock_attention(
-    engine_of: Callable[[str], HFEngine], prompts: list[list[int]]
+    engine_of: Callable[[str], HFEngine], prompts: list[Prompt]
 ) -> None:
     engine = engine_of("prefix")
     stock = engine.generate(prompts, GREEDY, 4)
@@ -155,7 +155,7 @@ def test_a_completion_ends_with_its_stop_id_or_with_its_length(
 ) -> None:
     from finetune.chat.messages import Conversation, Message
 
-    prompt = template.prompt(Conversation((Message("user", "One and one?"),)))
+    prompt = Prompt(template.prompt(Conversation((Message("user", "One and one?"),))))
     engine = engine_of("none")
     [stopped] = engine.generate([prompt], Sampling(max_new_tokens=40))
     assert stopped.finish == "stop"
@@ -165,7 +165,7 @@ def test_a_completion_ends_with_its_stop_id_or_with_its_length(
 
 
 def test_a_checkpoints_own_generation_defaults_change_nothing(
-    engine_of: Callable[[str], HFEngine], prompts: list[list[int]]
+    engine_of: Callable[[str], HFEngine], prompts: list[Prompt]
 ) -> None:
     engine = engine_of("none")
     plain = engine.generate(prompts, GREEDY, 4)
@@ -176,7 +176,7 @@ def test_a_checkpoints_own_generation_defaults_change_nothing(
 
 
 def test_the_same_seed_draws_the_same_and_another_seed_something_else(
-    engine_of: Callable[[str], HFEngine], prompts: list[list[int]]
+    engine_of: Callable[[str], HFEngine], prompts: list[Prompt]
 ) -> None:
     engine = engine_of("none")
     draws = [
@@ -189,7 +189,7 @@ def test_the_same_seed_draws_the_same_and_another_seed_something_else(
 
 @pytest.mark.parametrize("tuning", ["none", "prefix", "prompt"])
 def test_beams_are_the_same_alone_and_in_a_batch(
-    tuning: str, engine_of: Callable[[str], HFEngine], prompts: list[list[int]]
+    tuning: str, engine_of: Callable[[str], HFEngine], prompts: list[Prompt]
 ) -> None:
     engine, beams = engine_of(tuning), Sampling(max_new_tokens=6, num_beams=3)
     assert engine.generate(prompts, beams, 4) == [engine.generate([p], beams)[0] for p in prompts]
@@ -197,7 +197,7 @@ def test_beams_are_the_same_alone_and_in_a_batch(
 
 @pytest.mark.parametrize("tuning", ["none", "lora", "prefix", "prompt"])
 def test_streamed_pieces_put_together_are_the_generated_text(
-    tuning: str, engine_of: Callable[[str], HFEngine], prompts: list[list[int]]
+    tuning: str, engine_of: Callable[[str], HFEngine], prompts: list[Prompt]
 ) -> None:
     engine = engine_of(tuning)
     for prompt in prompts:
@@ -206,7 +206,7 @@ def test_streamed_pieces_put_together_are_the_generated_text(
 
 
 def test_a_stream_that_nobody_reads_on_stops_and_frees_the_model(
-    engine_of: Callable[[str], HFEngine], prompts: list[list[int]]
+    engine_of: Callable[[str], HFEngine], prompts: list[Prompt]
 ) -> None:
     import threading
 
@@ -221,7 +221,7 @@ def test_a_stream_that_nobody_reads_on_stops_and_frees_the_model(
 
 def test_an_error_while_streaming_reaches_the_reader(engine_of: Callable[[str], HFEngine]) -> None:
     with pytest.raises(ModelError, match="token 1000000: the model has embeddings for 0 to 639"):
-        list(engine_of("none").stream([10**6], GREEDY))
+        list(engine_of("none").stream(Prompt([10**6]), GREEDY))
 
 
 def test_no_prompts_give_no_completions(engine_of: Callable[[str], HFEngine]) -> None:
@@ -249,13 +249,13 @@ def test_the_loss_is_the_models_own_cross_entropy_over_the_supervised_tokens(
 
 def test_a_beam_search_is_not_streamed(engine_of: Callable[[str], HFEngine]) -> None:
     with pytest.raises(ConfigError, match="cannot be streamed"):
-        next(engine_of("none").stream([1], Sampling(num_beams=2)))
+        next(engine_of("none").stream(Prompt([1]), Sampling(num_beams=2)))
 
 
 def test_a_token_without_an_embedding_is_refused_by_number(engine_of: Callable[[str], HFEngine]) -> None:
     engine = engine_of("none")
     with pytest.raises(ModelError, match=r"token 640: .* tokenizer"):
-        engine.generate([[1, 640]], GREEDY, 1)
+        engine.generate([Prompt([1, 640])], GREEDY, 1)
     with pytest.raises(ModelError, match=r"token 640: .* tokenizer"):
         engine.loss(Example(np.array([1, 640], dtype=np.int32), np.array([False, True])))
 

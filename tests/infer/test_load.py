@@ -7,6 +7,7 @@ import torch
 
 from finetune.chat.load import load_template
 from finetune.chat.messages import Conversation, Message
+from finetune.data.encode import prompt_of
 from finetune.errors import ModelError
 from finetune.infer.engine import Sampling
 from finetune.infer.load import load_engine
@@ -15,7 +16,7 @@ LONG = Sampling(max_new_tokens=40)
 
 
 def answer(engine, text: str) -> str:
-    prompt = engine.template.prompt(Conversation((Message("user", text),)))
+    prompt = prompt_of(engine.template, Conversation((Message("user", text),)))
     [completion] = engine.generate([prompt], LONG)
     return engine.template.parse(completion.ids).content
 

@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 
 from finetune.config.arguments import Placement
 from finetune.errors import ConfigError
+from finetune.data.encode import Prompt
 from finetune.infer.engine import Completion, Sampling
 from finetune.train.parallel import group
 from finetune.train.parallel.shared_engine import SharedEngine
@@ -47,17 +48,15 @@ class _Counting:
     def __init__(self) -> None:
         self.asked: list[list[int]] = []
 
-    def generate(
-        self, prompts: Sequence[Sequence[int]], sampling: Sampling, batch_size: int = 1
-    ) -> list[Completion]:
-        self.asked += [list(prompt) for prompt in prompts]
-        return [Completion(list(prompt), "stop") for prompt in prompts]
+    def generate(self, prompts: Sequence[Prompt], sampling: Sampling, batch_size: int = 1) -> list[Completion]:
+        self.asked += [prompt.ids for prompt in prompts]
+        return [Completion(prompt.ids, "stop") for prompt in prompts]
 
 
 def answer(prompts: list[list[int]], lockstep: bool) -> tuple[list[list[int]], list[list[int]]]:
     group.join(Placement(use_cpu=True))
     engine: Any = _Counting()
-    completions = SharedEngine(engine, lockstep=lockstep).generate(prompts, Sampling())
+    completions = SharedEngine(engine, lockstep=lockstep).generate([Prompt(ids) for ids in prompts], Sampling())
     return engine.asked, [completion.ids for completion in completions]
 
 

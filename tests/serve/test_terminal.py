@@ -83,7 +83,7 @@ def test_empty_lines_are_no_turns_and_commands_nobody_knows_are_said(
     chat(engine, LONG, read=says(["", "   ", "/help", "/clera"]))
     captured = capsys.readouterr()
     assert captured.out == ""
-    assert "/clear   forget the conversation" in captured.err
+    assert "/clear        forget the conversation" in captured.err
     assert "/clera: no such command" in captured.err
 
 
@@ -129,7 +129,7 @@ def test_ctrl_c_stops_an_answer_and_what_was_said_so_far_is_remembered(
     stream, asked = engine.stream, []
 
     def interrupted(prompt, sampling):
-        asked.append(engine.template.text(prompt))
+        asked.append(engine.template.text(prompt.ids))
         pieces = stream(prompt, sampling)
         if len(asked) > 1:
             return (yield from pieces)

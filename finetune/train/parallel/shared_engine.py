@@ -5,6 +5,7 @@ from contextlib import AbstractContextManager
 
 from finetune import world
 from finetune.chat.template import ChatTemplate
+from finetune.data.encode import Prompt
 from finetune.infer.engine import Completion, Engine, Sampling
 from finetune.train.parallel import group
 
@@ -26,9 +27,7 @@ class SharedEngine:
     def has_adapter(self) -> bool:
         return self._engine.has_adapter
 
-    def generate(
-        self, prompts: Sequence[Sequence[int]], sampling: Sampling, batch_size: int = 1
-    ) -> list[Completion]:
+    def generate(self, prompts: Sequence[Prompt], sampling: Sampling, batch_size: int = 1) -> list[Completion]:
         """One completion per prompt, in the order of the prompts; each is written by exactly one process."""
         # Dealt out longest first, so that the processes have about the same to do.
         order = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))
@@ -43,7 +42,7 @@ class SharedEngine:
             done |= answers
         return [done[i] for i in range(len(prompts))]
 
-    def stream(self, prompt: Sequence[int], sampling: Sampling) -> Generator[str, None, Completion]:
+    def stream(self, prompt: Prompt, sampling: Sampling) -> Generator[str, None, Completion]:
         return self._engine.stream(prompt, sampling)
 
     def without_adapter(self) -> AbstractContextManager[None]:
