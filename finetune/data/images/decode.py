@@ -1,0 +1,164 @@
+"""Bytes to a decoded picture, or what is wrong with them. Every call of PIL that can fail is in here.
+
+PIL refuses a file that ends too early, and stays as strict (ImageFile.LOAD_TRUNCATED_IMAGES is not set).
+"""
+
+import io
+import os
+import threading
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+
+import numpy as np
+import PIL.Image
+from PIL import (  # with both of these known PIL has all of FORMATS, and does not load its other plugins
+    TiffImagePlugin,  # noqa: F401
+    WebPImagePlugin,  # noqa: F401
+)
+from PIL.ExifTags import Base
+from PIL.GifImagePlugin import GifImageFile
+
+from finetune.data.images.kinds import FORMATS, claimed_format, seems
+from finetune.data.images.wrong import WrongImageError
+
+MOST_BYTES = 200_000_000
+MOST_PIXELS = 100_000_000
+_MOST_WORK = 100 * MOST_PIXELS  # pixels x passes over them; a progressive JPEG has about ten passes
+_SIXTEEN_BITS = ("I;16", "I;16L", "I;16B", "I;16N")
+_WITH_COLOUR = ("P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr")
+_MODES = frozenset(("1", "L", "LA", "La", "I", "F", *_SIXTEEN_BITS, *_WITH_COLOUR))
+_JPEGS = ("JPEG", "MPO")
+"""PIL's MPO is a JPEG with others behind it, a camera's preview or depth map: the first is the picture."""
+
+# What PIL remarks on (large pictures, damaged EXIF) is either refused below or does not matter.
+warnings.filterwarnings("ignore", module=r"PIL\.")
+_stderr = threading.Lock()
+
+
+def size_of(content: bytes, name: str) -> tuple[int, int]:
+    """Width and height of the picture when it stands upright, after decoding all of it.
+
+    name: for messages. Raises WrongImageError: E313 no image, E314 damaged, E315 too large, E316 more than one
+    frame, E317 pixels of a kind that cannot be shown.
+    """
+    with _told(content, name):
+        image = _opened(content, name)
+        _refuse_frames(image, content, name)
+        if image.format == "PNG":
+            _open(content).verify()  # the check sums, which decoding does not compare
+        size = image.size
+        if image.format in _JPEGS:
+            image.draft(
+                "L", (1, 1)
+            )  # an eighth of the size, grey: all bytes are read, most arithmetic is left out
+            image.load()
+        else:
+            _load(image)
+            size = image.size  # PIL turns a TIFF while decoding
+        _refuse_unbounded(image, name)
+        return size if orientation(image) < 5 else (size[1], size[0])
+
+
+def decoded(content: bytes, name: str) -> PIL.Image.Image:
+    """The picture, decoded, not yet upright. Raises WrongImageError."""
+    with _told(content, name):
+        image = _opened(content, name)
+        image.load()
+        return image
+
+
+def orientation(image: PIL.Image.Image) -> int:
+    """How a decoded picture must be turned, 1 to 8 as EXIF counts them; 1 where its EXIF is damaged."""
+    try:
+        found = image.getexif().get(Base.Orientation, 1)
+    except Exception:  # whatever reading damaged EXIF leads to: programs that show pictures ignore it
+        return 1
+    return found if found in range(1, 9) else 1
+
+
+def _open(content: bytes) -> PIL.Image.Image:
+    return PIL.Image.open(io.BytesIO(content), formats=FORMATS)
+
+
+def _opened(content: bytes, name: str) -> PIL.Image.Image:
+    """The picture with its header read, after what the header tells was checked."""
+    if not content:
+        raise WrongImageError("E313", f"{name}: the file is empty (0 bytes); copy it again")
+    image = _open(content)
+    width, height = image.size
+    if width * height > MOST_PIXELS:
+        raise _too_large(name, f"{width} x {height} pixels")
+    if width * height * content.count(b"\xff\xda") > _MOST_WORK and image.format in _JPEGS:
+        raise _too_large(name, f"{width} x {height} pixels in {content.count(bytes((255, 218))):,} passes")
+    if image.mode not in _MODES:
+        reason = f"{name}: colours of the kind {image.mode} cannot be shown rightly; save it as RGB"
+        raise WrongImageError("E317", reason)
+    return image
+
+
+def _refuse_frames(image: PIL.Image.Image, content: bytes, name: str) -> None:
+    frames = 1 if image.format in _JPEGS else getattr(image, "n_frames", 1)  # only where there can be several
+    if frames > 1:
+        what = "pages" if image.format == "TIFF" else "frames"
+        reason = f"{name}: {frames:,} {what} in one {image.format} file; save the one that is meant as an image"
+        raise WrongImageError("E316", reason)
+    if isinstance(image, GifImageFile):  # it was read to its end to count the frames
+        end = image.fp.tell() if image.fp else 0
+        if content[end - 1 : end] != b";":
+            raise _damaged(content, name, "its end is missing")
+
+
+def _refuse_unbounded(image: PIL.Image.Image, name: str) -> None:
+    if image.mode == "F" and not np.isfinite(np.asarray(image)).all():
+        reason = f"{name}: has pixels that are no number (NaN or infinity); write a number there"
+        raise WrongImageError("E317", reason)
+
+
+def _load(image: PIL.Image.Image) -> None:
+    with _libtiff_silenced() if image.format == "TIFF" else nullcontext():
+        image.load()
+
+
+@contextmanager
+def _libtiff_silenced() -> Iterator[None]:
+    """libtiff writes what it finds wrong on stderr, past Python; PIL raises for it, too."""
+    with _stderr:
+        kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+        try:
+            os.dup2(nowhere, 2)
+            yield
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
+            os.close(nowhere)
+
+
+@contextmanager
+def _told(content: bytes, name: str) -> Iterator[None]:
+    """Whatever PIL raises about bytes, as a WrongImageError."""
+    try:
+        yield
+    except WrongImageError:
+        raise
+    except PIL.Image.DecompressionBombError:
+        raise _too_large(name, f"more than {MOST_PIXELS // 10**6} megapixels") from None
+    except PIL.UnidentifiedImageError:
+        if claimed_format(content):
+            raise _damaged(content, name, "its header cannot be read") from None
+        raise WrongImageError("E313", f"{name}: no image that can be read; {seems(content)}") from None
+    except Exception as error:  # PIL lets out whatever parsing damaged bytes leads to: struct.error, KeyError …
+        if "MAX_TEXT" in str(error):
+            raise _too_large(name, "texts inside the PNG that unpack to megabytes") from None
+        raise _damaged(content, name, str(error) or type(error).__name__) from None
+
+
+def _damaged(content: bytes, name: str, why: str) -> WrongImageError:
+    kind = claimed_format(content) or "image"
+    why = "it ends too early" if "truncated" in why.lower() else why
+    return WrongImageError("E314", f"{name}: the {kind} file is damaged or cut off ({why}); copy it again")
+
+
+def _too_large(name: str, what: str) -> WrongImageError:
+    limits = f"at most {MOST_PIXELS // 10**6} megapixels and {MOST_BYTES // 10**6} MB are read"
+    return WrongImageError("E315", f"{name}: {what}; {limits}: make it smaller")
