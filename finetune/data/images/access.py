@@ -1,4 +1,4 @@
-"""Where images may come from. Data is often somebody else's: it must not make us read any file or ask any server."""
+"""Where images may come from: data that somebody else wrote must not have us read any file, or ask any server."""
 
 import base64
 import binascii
@@ -17,7 +17,7 @@ _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://|(?i:(file|data)):")
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """Where images may come from. roots: folders, besides that of the data file. remote: http(s) addresses, too."""
+    """Where images may come from. roots: folders, besides that of the data file. remote: from http(s), too."""
 
     roots: tuple[Path, ...]
     remote: bool = False
@@ -66,7 +66,7 @@ def _path_of(address: str) -> str:
     """The path of a file: URL."""
     parts = urlsplit(address)
     if parts.netloc not in ("", "localhost"):
-        reason = f"{address}: names the computer {parts.netloc!r}; write file:/// and the whole path, or a path alone"
+        reason = f"{address}: names the computer {parts.netloc!r}; write file:/// and the whole path, or a path"
         raise WrongImageError("E310", reason)
     return unquote(parts.path)
 

@@ -87,9 +87,9 @@ def _opened(content: bytes, name: str) -> PIL.Image.Image:
     image = _open(content)
     width, height = image.size
     if width * height > MOST_PIXELS:
-        raise _too_large(name, f"{width} x {height} pixels")
+        raise too_large(name, f"{width} x {height} pixels")
     if width * height * content.count(b"\xff\xda") > _MOST_WORK and image.format in _JPEGS:
-        raise _too_large(name, f"{width} x {height} pixels in {content.count(bytes((255, 218))):,} passes")
+        raise too_large(name, f"{width} x {height} pixels in {content.count(bytes((255, 218))):,} passes")
     return image
 
 
@@ -145,14 +145,14 @@ def _told(content: bytes, name: str) -> Iterator[None]:
     except WrongImageError:
         raise
     except PIL.Image.DecompressionBombError:
-        raise _too_large(name, f"more than {MOST_PIXELS // 10**6} megapixels") from None
+        raise too_large(name, f"more than {MOST_PIXELS // 10**6} megapixels") from None
     except Exception as error:  # PIL lets out whatever parsing damaged bytes leads to: struct.error, KeyError …
         if not claimed_format(content):
             raise WrongImageError("E313", f"{name}: no image that can be read; {seems(content)}") from None
         if isinstance(error, PIL.UnidentifiedImageError):
             raise _damaged(content, name, "its header cannot be read") from None
         if "MAX_TEXT" in str(error):
-            raise _too_large(name, "texts inside the PNG that unpack to megabytes") from None
+            raise too_large(name, "texts inside the PNG that unpack to megabytes") from None
         raise _damaged(content, name, str(error) or type(error).__name__) from None
 
 
@@ -162,6 +162,7 @@ def _damaged(content: bytes, name: str, why: str) -> WrongImageError:
     return WrongImageError("E314", f"{name}: the {kind} file is damaged or cut off ({why}); copy it again")
 
 
-def _too_large(name: str, what: str) -> WrongImageError:
+def too_large(name: str, what: str) -> WrongImageError:
+    """The refusal of an image that is `what`."""
     limits = f"at most {MOST_PIXELS // 10**6} megapixels and {MOST_BYTES // 10**6} MB are read"
     return WrongImageError("E315", f"{name}: {what}; {limits}: make it smaller")

@@ -7,7 +7,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from finetune.chat.messages import Image
-from finetune.data.images.decode import MOST_BYTES, size_of
+from finetune.data.images.decode import MOST_BYTES, size_of, too_large
 from finetune.data.images.fetch import fetched
 from finetune.data.images.picture import Picture
 from finetune.data.images.wrong import WrongImageError
@@ -17,7 +17,7 @@ _REMEMBERED = 1 << 16  # results; the same image often stands in many records
 
 
 def look(image: Image) -> Picture:
-    """A settled image, read and decoded to its end. Raises WrongImageError; StorageError where the cache is full.
+    """A settled image, read and decoded to its end. Raises WrongImageError; StorageError if the cache is full.
 
     What has no file of its own (bytes, an address) is kept in the cache, named by its hash.
     """
@@ -45,8 +45,7 @@ def _status(path: str) -> os.stat_result:
     if not stat.S_ISREG(status.st_mode):
         raise WrongImageError("E312", f"{path}: no file that can be read, but a device or a pipe")
     if status.st_size > MOST_BYTES:
-        reason = f"{path}: {status.st_size / 10**6:,.0f} MB; at most {MOST_BYTES // 10**6} MB are read: make it smaller"
-        raise WrongImageError("E315", reason)
+        raise too_large(path, f"{status.st_size / 10**6:,.0f} MB")
     return status
 
 
@@ -82,7 +81,7 @@ def _at_address(address: str) -> Picture | WrongImageError:
 def _kept(content: bytes, name: str) -> Picture:
     """The picture in bytes, and a file of the cache that holds them."""
     if len(content) > MOST_BYTES:
-        raise WrongImageError("E315", f"{name}: more than {MOST_BYTES // 10**6} MB; make it smaller")
+        raise too_large(name, f"{len(content) / 10**6:,.0f} MB")
     width, height = size_of(content, name)
     digest = hashlib.sha256(content).hexdigest()
     path = cache_folder().absolute() / "images" / digest[:2] / digest

@@ -1,11 +1,10 @@
-"""The pixels of a picture: RGB, upright, on white; the same numbers whenever and wherever they are asked for."""
+"""The pixels of a picture: RGB, upright, on white; the same numbers whenever they are asked for."""
 
 import hashlib
 from pathlib import Path
 
 import numpy as np
 import PIL.Image
-from numpy.typing import NDArray
 from PIL.Image import Transpose
 from PIL.TiffImagePlugin import TiffImageFile
 
@@ -15,6 +14,7 @@ from finetune.data.images.wrong import WrongImageError
 from finetune.errors import DataError
 
 _BITS = 258  # TIFF's BitsPerSample
+_SIGNED = 339  # TIFF's SampleFormat: 1 unsigned, 2 signed
 _TURNS = {
     2: Transpose.FLIP_LEFT_RIGHT,
     3: Transpose.ROTATE_180,
@@ -27,7 +27,7 @@ _TURNS = {
 
 
 def pixels(picture: Picture) -> PIL.Image.Image:
-    """The picture as 8-bit RGB, upright, what is transparent on white. Raises DataError if its file has changed."""
+    """The picture as 8-bit RGB, upright, what is transparent on white. Raises DataError if its file changed."""
     image = _unchanged(picture)
     upright = orientation(image)
     image = rgb(image)
@@ -75,12 +75,12 @@ def _from_16_bits(image: PIL.Image.Image) -> PIL.Image.Image:
 def _from_numbers(image: PIL.Image.Image) -> PIL.Image.Image:
     """32-bit numbers have no agreed white: the smallest is black and the largest white.
 
-    A PPM says what its white is, and PIL makes that 65535.
+    A PGM says what its white is, and PIL makes that 65535.
     """
-    values: NDArray[np.float64] = np.asarray(image).astype(np.float64)
-    low, high = (0.0, 65535.0) if image.format == "PPM" and image.mode == "I" else (values.min(), values.max())
-    if high > low:
-        values = (values - low) / (high - low) * 255
-    else:
-        values = np.zeros_like(values)
-    return PIL.Image.fromarray(np.rint(values).astype(np.uint8)).convert("RGB")
+    values = np.asarray(image)
+    if isinstance(image, TiffImageFile) and image.mode == "I" and image.tag_v2.get(_SIGNED, (1,)) == (1,):
+        values = values.view(np.uint32)  # PIL has signed numbers only
+    whole = image.format == "PPM" and image.mode == "I"
+    low, high = (0.0, 65535.0) if whole else (float(values.min()), float(values.max()))
+    shades = (values.astype(np.float64) - low) / ((high - low) or 1) * 255
+    return PIL.Image.fromarray(np.rint(shades).astype(np.uint8)).convert("RGB")
