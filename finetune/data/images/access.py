@@ -1,4 +1,4 @@
-"""Where images may come from: data that somebody else wrote must not have us read any file, or ask any server."""
+"""Where images may come from: data of somebody else must not have any file read, or any server asked."""
 
 import base64
 import binascii

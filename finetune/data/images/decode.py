@@ -23,6 +23,7 @@ from finetune.data.images.wrong import WrongImageError
 MOST_BYTES = 200_000_000
 MOST_PIXELS = 100_000_000
 _MOST_WORK = 100 * MOST_PIXELS  # pixels x passes over them; a progressive JPEG has about ten passes
+_SCAN = b"\xff\xda"  # a JPEG's start of a pass
 _NUMBERS = ("I", "F", "I;16", "I;16L", "I;16B", "I;16N")
 _MEANING = 262  # TIFF's PhotometricInterpretation
 _WITH_COLOUR = ("P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr")
@@ -48,9 +49,7 @@ def size_of(content: bytes, name: str) -> tuple[int, int]:
             _open(content).verify()  # the check sums, which decoding does not compare
         size = image.size
         if image.format in _JPEGS:
-            image.draft(
-                "L", (1, 1)
-            )  # an eighth of the size, grey: all bytes are read, most arithmetic is left out
+            image.draft("L", (1, 1))  # an eighth of the size, grey: all bytes are read, with less arithmetic
             image.load()
         else:
             _load(image)
@@ -88,8 +87,9 @@ def _opened(content: bytes, name: str) -> PIL.Image.Image:
     width, height = image.size
     if width * height > MOST_PIXELS:
         raise too_large(name, f"{width} x {height} pixels")
-    if width * height * content.count(b"\xff\xda") > _MOST_WORK and image.format in _JPEGS:
-        raise too_large(name, f"{width} x {height} pixels in {content.count(bytes((255, 218))):,} passes")
+    passes = content.count(_SCAN) if image.format in _JPEGS else 1
+    if width * height * passes > _MOST_WORK:
+        raise too_large(name, f"{width} x {height} pixels in {passes:,} passes")
     return image
 
 

@@ -6,7 +6,7 @@ FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
 """What is read, by PIL's names. No others: some of its plugins start programs (EPS), some are little tried."""
 
 _KNOWN = re.compile(
-    rb"(?P<JPEG>\xff\xd8\xff)|(?P<PNG>\x89PNG\r\n)|(?P<WEBP>RIFF.{4}WEBP)|(?P<GIF>GIF8)|(?P<BMP>BM.{4}\0\0\0\0)"
+    rb"(?P<JPEG>\xff\xd8\xff)|(?P<PNG>\x89PNG)|(?P<WEBP>RIFF.{4}WEBP)|(?P<GIF>GIF8)|(?P<BMP>BM.{4}\0\0\0\0)"
     rb"|(?P<TIFF>II\*\0|MM\0\*|II\+\0|MM\0\+)|(?P<PPM>P[1-6f]\s)",
     re.DOTALL,
 )
