@@ -153,7 +153,8 @@ def _told(content: bytes, name: str) -> Iterator[None]:
             raise _damaged(content, name, "its header cannot be read") from None
         if "MAX_TEXT" in str(error):
             raise too_large(name, "texts inside the PNG that unpack to megabytes") from None
-        raise _damaged(content, name, str(error) or type(error).__name__) from None
+        says_it = isinstance(error, OSError | SyntaxError | ValueError)  # in PIL's own words
+        raise _damaged(content, name, str(error) if says_it else "its parts do not fit together") from None
 
 
 def _damaged(content: bytes, name: str, why: str) -> WrongImageError:

@@ -114,10 +114,10 @@ def something_else() -> Iterator[Case]:
         "ICO": (saved("ICO", flag()), "a Windows icon"),
         "JPEG 2000": (saved("JPEG2000", flag()), "a JPEG 2000 image"),
         "DDS": (saved("DDS", flag()), "a DDS texture"),
-        "TGA": (saved("TGA", flag()), "no image that can be read"),
-        "PCX": (saved("PCX", flag()), "no image that can be read"),
-        "SGI": (saved("SGI", flag()), "no image that can be read"),
-        "IM": (saved("IM", flag()), "no image that can be read"),
+        "TGA": (saved("TGA", flag()), "of an unknown kind"),
+        "PCX": (saved("PCX", flag()), "of an unknown kind"),
+        "SGI": (saved("SGI", flag()), "of an unknown kind"),
+        "IM": (saved("IM", flag()), "of an unknown kind"),
         "PDF by PIL": (saved("PDF", flag()), "a PDF document"),
     }
     for name, (content, words) in kinds.items():
