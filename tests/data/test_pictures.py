@@ -1,4 +1,4 @@
-"""Conversations with pictures on their way to examples: where they stand, how long they are, what is refused."""
+"""Conversations with pictures on their way to examples: where they stand, how long they are, what is wrong."""
 
 import base64
 import json
