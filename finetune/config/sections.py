@@ -60,6 +60,9 @@ class DataConfig(Section):
     on_bad_record: Literal["error", "skip"] = "error"
     """What becomes of a record that does not parse; always counted."""
 
+    max_image_tokens: Count | None = None
+    """Scale larger images down to so many tokens, in the tuned model, too (very slim ones take more); null: no."""
+
     image_roots: Texts = ()
     """Folders, besides the data's own, that images may lie in; others are refused."""
 
