@@ -61,7 +61,7 @@ class DataConfig(Section):
     """What becomes of a record that does not parse; always counted."""
 
     max_image_tokens: Count | None = None
-    """Scale larger images down to so many tokens, in the tuned model, too (very slim ones take more); null: no."""
+    """Larger images are scaled down to so many tokens (very slim ones to more), by the tuned model, too."""
 
     image_roots: Texts = ()
     """Folders, besides the data's own, that images may lie in; others are refused."""
