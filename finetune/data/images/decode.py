@@ -4,7 +4,9 @@ PIL refuses a file that ends too early, and stays as strict (ImageFile.LOAD_TRUN
 """
 
 import io
+import logging
 import os
+import re
 import threading
 import warnings
 from collections.abc import Iterator
@@ -33,7 +35,12 @@ _JPEGS = ("JPEG", "MPO")
 
 # What PIL remarks on (large pictures, damaged EXIF) is either refused below or does not matter.
 warnings.filterwarnings("ignore", module=r"PIL\.")
+logging.getLogger("PIL").setLevel(logging.CRITICAL)
+
 _stderr = threading.Lock()
+_LIBTIFF = re.compile(
+    rb"^(JPEGLib|TIFF\w+|\w+Decode\w*|_TIFF\w+|Fax\w+|ZIP\w+|LZW\w+|OJPEG\w+): [^\n]*", re.MULTILINE
+)
 
 
 def size_of(content: bytes, name: str) -> tuple[int, int]:
@@ -119,22 +126,27 @@ def _refuse_unshown(image: PIL.Image.Image, name: str) -> None:
 
 
 def _load(image: PIL.Image.Image) -> None:
-    with _libtiff_silenced() if image.format == "TIFF" else nullcontext():
+    with _libtiff_heard() if image.format == "TIFF" else nullcontext():
         image.load()
 
 
 @contextmanager
-def _libtiff_silenced() -> Iterator[None]:
-    """libtiff writes what it finds wrong on stderr, past Python; PIL raises for it, too."""
+def _libtiff_heard() -> Iterator[None]:
+    """Raises OSError for what libtiff finds wrong: it writes that on stderr, past Python, and may decode on."""
     with _stderr:
-        kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+        kept, (hears, speaks) = os.dup(2), os.pipe()
         try:
-            os.dup2(nowhere, 2)
+            os.set_blocking(speaks, False)  # what does not fit into the pipe is lost
+            os.dup2(speaks, 2)
             yield
         finally:
             os.dup2(kept, 2)
             os.close(kept)
-            os.close(nowhere)
+            os.close(speaks)
+            with os.fdopen(hears, "rb") as pipe:
+                said = _LIBTIFF.search(pipe.read())
+        if said:
+            raise OSError(said[0].decode(errors="replace"))
 
 
 @contextmanager
