@@ -25,6 +25,7 @@ from finetune.data.images.wrong import WrongImageError
 MOST_BYTES = 200_000_000
 MOST_PIXELS = 100_000_000
 _MOST_WORK = 100 * MOST_PIXELS  # pixels x passes over them; a progressive JPEG has about ten passes
+_MOST_REMARKS = 1000
 _SCAN = b"\xff\xda"  # a JPEG's start of a pass
 _NUMBERS = ("I", "F", "I;16", "I;16L", "I;16B", "I;16N")
 _MEANING = 262  # TIFF's PhotometricInterpretation
@@ -94,6 +95,8 @@ def _opened(content: bytes, name: str) -> PIL.Image.Image:
     width, height = image.size
     if width * height > MOST_PIXELS:
         raise too_large(name, f"{width} x {height} pixels")
+    if content[:2] in (b"P1", b"P2", b"P3") and (remarks := content.count(b"#")) > _MOST_REMARKS:
+        raise too_large(name, f"{remarks:,} comments in a PPM file")  # PIL's time grows with their square
     passes = content.count(_SCAN) if image.format in _JPEGS else 1
     if width * height * passes > _MOST_WORK:
         raise too_large(name, f"{width} x {height} pixels in {passes:,} passes")

@@ -191,6 +191,7 @@ def too_large() -> Iterator[Case]:
         "JPEG of 65,500 x 65,500": files.resized(whole()["jpeg"], 65500, 65500),
         "JPEG of 12,000 x 9,000": files.resized(whole()["jpeg"], 12000, 9000),
         "JPEG of 1,000 passes": files.many_passes(1000),
+        "PPM of 100,000 comments": b"P3 10 10 255\n" + b"#\n" * 100_000,
         "WebP of 16,384 x 16,384": webp,
         "TIFF of 100,000 x 100,000": tiff(bytes(10), 100_000, 100_000),
         "BMP of 30,000 x 30,000": b"BM"
