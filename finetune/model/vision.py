@@ -64,7 +64,10 @@ class Vision:
         do not agree.
         """
         asked = [self._ask(picture) for picture in pictures]
-        return torch.cat([patches.result() for patches in asked]), self.grids(pictures)
+        patches = torch.cat([one.result() for one in asked])
+        with self._lock:
+            self._forget()
+        return patches, self.grids(pictures)
 
     def grids(self, pictures: Sequence[Picture]) -> Tensor:
         """Frames, rows and columns of patches of each picture, (N, 3) int64."""
@@ -146,6 +149,8 @@ def _processor(sight: Sight) -> Any:
 
     try:
         # PIL computes the same everywhere; what torchvision makes of a picture differs by its version.
-        return AutoImageProcessor.from_pretrained(sight.folder, backend="pil", local_files_only=True)
+        made = AutoImageProcessor.from_pretrained(sight.folder, backend="pil", local_files_only=True)
     except (OSError, ValueError) as error:
         raise ModelError(f"{sight.folder}: its image processor cannot be loaded: {error}") from error
+    made.size = sight.size
+    return made
