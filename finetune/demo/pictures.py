@@ -1,7 +1,7 @@
 """The demo's pictures: one to four things of one colour and one shape, drawn from code and a seed.
 
-A picture is made of four places, two by two; each thing stands somewhere in a place of its own, in its own size.
-What can be in a picture at all is one of 4 x 4 x 3 scenes, so a guess is right one time in 48.
+A picture has four places, two by two; each thing stands somewhere in a place of its own, in a size of its own.
+There are 4 x 4 x 3 scenes, so a guess is right one time in 48.
 """
 
 from collections.abc import Sequence
@@ -35,7 +35,9 @@ class Scene:
         return f"{self.count} {self.colour} {self.shape}{'s' if self.count > 1 else ''}"
 
 
-SCENES: Sequence[Scene] = tuple(Scene(n, colour, shape) for n in COUNTS for colour in COLOURS for shape in SHAPES)
+SCENES: Sequence[Scene] = tuple(
+    Scene(n, colour, shape) for n in COUNTS for colour in COLOURS for shape in SHAPES
+)
 
 
 def draw(scene: Scene, seed: str) -> Image.Image:

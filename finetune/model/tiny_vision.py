@@ -1,4 +1,4 @@
-"""A small GLM-4.1V made from code and a seed: model, tokenizer, template and image processor, nothing downloaded.
+"""A small GLM-4.1V made from code and a seed: nothing downloaded. Model, tokenizer, template, image processor.
 
 It has GLM-4.1V's parts (a tower with two-dimensional rotary positions, a merger of 2 x 2 patches, a language
 model whose rotary positions are in time, rows and columns), its control tokens and its chat format. It has no
@@ -20,16 +20,8 @@ from finetune.model.tiny import SPECIAL_TOKENS, STOP_TOKENS, bpe_tokenizer
 
 VISION_TOKENS = (*SPECIAL_TOKENS, "<|image|>", "<|video|>")
 TEMPLATE = Path(__file__).with_name("glm4v.jinja")
-PATCH, MERGE = 14, 2
-_CELL = PATCH * MERGE  # pixels of a side of what becomes one token
-_MOST_TOKENS = 64  # of one picture
-_PROCESSOR: Mapping[str, Any] = {
-    "image_processor_type": "Glm4vImageProcessor",
-    "patch_size": PATCH,
-    "temporal_patch_size": 2,
-    "merge_size": MERGE,
-    "size": {"shortest_edge": 2 * _CELL**2, "longest_edge": 2 * _CELL**2 * _MOST_TOKENS},  # of both frames
-}
+_MOST_TOKENS = 64
+"""Of one picture; a larger one is made smaller."""
 
 
 def make_tiny_vision(
@@ -44,15 +36,17 @@ def make_tiny_vision(
     """Write a small random `Glm4vForConditionalGeneration` with all that belongs to it to `folder`; returns it.
 
     `corpus` and `vocab_size` as for `make_tiny`; `tower` overrides fields of `Glm4vVisionConfig` (`depth=…`),
-    `shape` those of `Glm4vTextConfig` (`hidden_size=…`). A picture takes one token for every 28 x 28 pixels.
+    `shape` those of `Glm4vTextConfig` (`hidden_size=…`). A picture takes one token for every 28 x 28 pixels,
+    unless `tower` says otherwise.
     The same arguments give the same bytes.
     """
     template = TEMPLATE.read_text(encoding="utf-8")
     tokenizer = bpe_tokenizer(corpus, vocab_size, VISION_TOKENS, template)
-    random_glm4v(tokenizer, seed, shape, tower or {}).save_pretrained(folder)
+    model = random_glm4v(tokenizer, seed, shape, tower or {})
+    model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    text = json.dumps(_PROCESSOR, indent=2) + "\n"
-    (folder / PROCESSOR_FILES[0]).write_text(text, encoding="utf-8")
+    processor = json.dumps(_processor_fields(model.config.to_dict()["vision_config"]), indent=2)
+    (folder / PROCESSOR_FILES[0]).write_text(f"{processor}\n", encoding="utf-8")
     return folder
 
 
@@ -61,9 +55,10 @@ def random_glm4v(
 ) -> Glm4vForConditionalGeneration:
     """A randomly initialised model whose vocabulary is the tokenizer's, padded to a multiple of 64."""
     text = {**_text_fields(tokenizer), **shape}
+    text.setdefault("rope_parameters", _rope(text["hidden_size"] // text["num_attention_heads"]))
     eyes = {**_tower_fields(), "out_hidden_size": text["hidden_size"], **tower}
-    config = Glm4vConfig(text_config=text, vision_config=eyes, **_token_ids(tokenizer))
-    config.dtype = torch.float32
+    fields = {"text_config": text, "vision_config": eyes, "dtype": torch.float32, **_token_ids(tokenizer)}
+    config = Glm4vConfig(**fields)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = Glm4vForConditionalGeneration(config)
@@ -76,24 +71,28 @@ def random_glm4v(
 def _text_fields(tokenizer: PreTrainedTokenizerFast) -> dict[str, Any]:
     return {
         "vocab_size": -(-len(tokenizer) // 64) * 64,
-        "hidden_size": 128,
-        "intermediate_size": 256,
+        "hidden_size": 96,
+        "intermediate_size": 192,
         "num_hidden_layers": 2,
         "num_attention_heads": 4,
         "num_key_value_heads": 2,
-        "head_dim": 32,
         "initializer_range": 0.05,
         "max_position_embeddings": 4096,
-        # Half of a head turns, as in GLM-4: 8 pairs, shared out among time, rows and columns.
-        "rope_parameters": {
-            "rope_type": "default",
-            "rope_theta": 10000.0,
-            "partial_rotary_factor": 0.5,
-            "mrope_section": [2, 3, 3],
-        },
         "pad_token_id": tokenizer.pad_token_id,
         "eos_token_id": tokenizer.convert_tokens_to_ids(list(STOP_TOKENS)),
         "bos_token_id": None,
+    }
+
+
+def _rope(head: int) -> dict[str, Any]:
+    """Half of a head of so many numbers turns, in pairs: a quarter with time, the rest with rows and columns."""
+    pairs = head // 4
+    place = 3 * pairs // 8
+    return {
+        "rope_type": "default",
+        "rope_theta": 10000.0,
+        "partial_rotary_factor": 0.5,
+        "mrope_section": [pairs - 2 * place, place, place],
     }
 
 
@@ -104,14 +103,27 @@ def _tower_fields() -> dict[str, Any]:
         "num_heads": 4,
         "intermediate_size": 128,
         "initializer_range": 0.05,
-        "image_size": 4 * PATCH,
-        "patch_size": PATCH,
-        "spatial_merge_size": MERGE,
+        "image_size": 56,
+        "patch_size": 14,
+        "spatial_merge_size": 2,
         "temporal_patch_size": 2,
     }
 
 
-def _token_ids(tokenizer: PreTrainedTokenizerFast) -> dict[str, int]:
+def _processor_fields(tower: Mapping[str, Any]) -> dict[str, Any]:
+    """How pictures are cut for this tower; `size` bounds the pixels of all frames together."""
+    side, merge, frames = tower["patch_size"], tower["spatial_merge_size"], tower["temporal_patch_size"]
+    least = frames * (side * merge) ** 2
+    return {
+        "image_processor_type": "Glm4vImageProcessor",
+        "patch_size": side,
+        "temporal_patch_size": frames,
+        "merge_size": merge,
+        "size": {"shortest_edge": least, "longest_edge": least * _MOST_TOKENS},
+    }
+
+
+def _token_ids(tokenizer: PreTrainedTokenizerFast) -> dict[str, Any]:
     names = {
         f"{kind}{place}_token_id": f"<|{words}{kind}|>"
         for kind in ("image", "video")
