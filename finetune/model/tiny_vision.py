@@ -1,4 +1,4 @@
-"""A small GLM-4.1V made from code and a seed: nothing downloaded. Model, tokenizer, template, image processor.
+"""A small GLM-4.1V made from code and a seed: model, tokenizer, template, image processor, with no download.
 
 It has GLM-4.1V's parts (a tower with two-dimensional rotary positions, a merger of 2 x 2 patches, a language
 model whose rotary positions are in time, rows and columns), its control tokens and its chat format. It has no
@@ -37,8 +37,7 @@ def make_tiny_vision(
 
     `corpus` and `vocab_size` as for `make_tiny`; `tower` overrides fields of `Glm4vVisionConfig` (`depth=…`),
     `shape` those of `Glm4vTextConfig` (`hidden_size=…`). A picture takes one token for every 28 x 28 pixels,
-    unless `tower` says otherwise.
-    The same arguments give the same bytes.
+    unless `tower` says otherwise. The same arguments give the same bytes.
     """
     template = TEMPLATE.read_text(encoding="utf-8")
     tokenizer = bpe_tokenizer(corpus, vocab_size, VISION_TOKENS, template)
@@ -85,7 +84,7 @@ def _text_fields(tokenizer: PreTrainedTokenizerFast) -> dict[str, Any]:
 
 
 def _rope(head: int) -> dict[str, Any]:
-    """Half of a head of so many numbers turns, in pairs: a quarter with time, the rest with rows and columns."""
+    """Half of a head of so many numbers turns, in pairs: a quarter in time, the rest in rows and columns."""
     pairs = head // 4
     place = 3 * pairs // 8
     return {
