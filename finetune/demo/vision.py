@@ -12,6 +12,9 @@ from finetune.demo import looking
 from finetune.demo.base import Run, copied, free_folder, taught, write_rows
 from finetune.demo.pictures import SCENES, draw
 
+_PICTURE = "test-0011.png"
+"""Shows four things."""
+
 _BASE_YAML = """\
 # Teaches the demo's base model to name one thing in a picture: all weights, once.
 data_config: {train_file: base.jsonl}
@@ -37,14 +40,14 @@ model_config: {{freeze: []}}  # adapters for the eyes, too
 peft_config: {{peft_type: LORA, r: 16, lora_alpha: 32, target_modules: all-linear}}
 training_args:
   output_dir: {output}
-  max_steps: 180
+  max_steps: 260
   per_device_train_batch_size: 32
   per_device_eval_batch_size: 32
   learning_rate: 5e-3
   lr_scheduler_type: cosine
   warmup_steps: 10
-  logging_steps: 30
-  save_steps: 180
+  logging_steps: 20
+  save_steps: 260
   generation_config: {{max_new_tokens: 24}}
 """
 
@@ -74,7 +77,7 @@ def tell(output: Path, *, run: Run) -> None:
     for name, (model, rows) in asked.items():
         place = f"{tuned / 'eval' / name}"
         step(titles[name], "eval", f"{model}", rows, "--config", f"{config}", "--output", place)
-    picture = f"{data / looking.FOLDER / 'test-0000.png'}"
+    picture = f"{data / looking.FOLDER / _PICTURE}"
     for name, model in (("base", base), ("tuned model", tuned)):
         step(
             f"Show the {name} a picture", "chat", f"{model}", "--image", picture, "--message", looking.QUESTION
