@@ -7,7 +7,7 @@ FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
 
 _KNOWN = re.compile(
     rb"(?P<JPEG>\xff\xd8\xff)|(?P<PNG>\x89PNG\r\n)|(?P<WEBP>RIFF.{4}WEBP)|(?P<GIF>GIF8)|(?P<BMP>BM.{4}\0\0\0\0)"
-    rb"|(?P<TIFF>II\*\0|MM\0\*|II\+\0|MM\0\+)|(?P<PPM>P[1-6]\s)",
+    rb"|(?P<TIFF>II\*\0|MM\0\*|II\+\0|MM\0\+)|(?P<PPM>P[1-6f]\s)",
     re.DOTALL,
 )
 
