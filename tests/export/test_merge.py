@@ -242,4 +242,4 @@ def test_the_proof_also_asks_what_the_run_was_evaluated_on(base: Path, tmp_path:
     (tmp_path / "predictions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     fixed, own = proof_prompts(template, None), proof_prompts(template, tmp_path)
     assert own[: len(fixed)] == fixed and len(own) == len(fixed) + 4
-    assert own[-1][: len(template.prompt(QUESTION))] == template.prompt(QUESTION)
+    assert own[-1].ids[: len(template.prompt(QUESTION))] == template.prompt(QUESTION)

@@ -10,12 +10,13 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 from transformers.models.glm.configuration_glm import GlmConfig
 from transformers.models.glm.modeling_glm import GlmForCausalLM
 
+from finetune.data.encode import Prompt
 from finetune.errors import ModelError
 from finetune.export.proof import Answers, Logits, Proof, compare, logits_of
 from finetune.export.weights import merge_weights, merged_dtypes
 from tests.families import SHAPE
 
-PROMPTS = [list(range(3, 60)), list(range(90, 20, -1))]
+PROMPTS = [Prompt(list(range(3, 60))), Prompt(list(range(90, 20, -1)))]
 ATTENTION = ["q_proj", "v_proj"]
 
 
