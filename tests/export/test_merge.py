@@ -20,12 +20,16 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 from finetune import disk
 from finetune.chat.load import load_template
 from finetune.chat.messages import Conversation, Message
+from finetune.data.encode import Prompt
 from finetune.disk import require_free
 from finetune.errors import ConfigError, FinetuneError, FolderInUseError, ModelError, StorageError
 from finetune.export import merge as merging
 from finetune.export.merge import merge
 from finetune.export.prompts import proof_prompts
+from finetune.infer.engine import Sampling
+from finetune.infer.load import load_engine
 from finetune.model.tiny import make_tiny
+from tests.export.cards import run_card
 
 SHAPE = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "head_dim": 8}
 QUESTION = Conversation((Message("user", "你好, who are you?"),))
@@ -92,6 +96,15 @@ def test_the_card_tells_the_origin_and_the_proof_but_no_path(merged: merging.Mer
     assert "base with a LORA adapter (r 8, lora_alpha 8, on q_proj, v_proj)" in text
     assert "largest logit error" in text
     assert str(merged.output.parent) not in text
+
+
+def test_the_code_on_the_card_answers(
+    merged: merging.Merged, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = (merged.output / "README.md").read_text().replace('"..."', '"你好, who are you?"')
+    engine = load_engine(str(merged.output))
+    [answer] = engine.generate([Prompt(engine.template.prompt(QUESTION))], Sampling(max_new_tokens=12))
+    assert run_card(merged.output, text, monkeypatch, capsys) == f"{engine.template.text(answer.ids)}\n"
 
 
 def test_the_folder_can_be_read_by_others_and_nothing_else_is_left(merged: merging.Merged) -> None:
