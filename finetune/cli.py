@@ -245,7 +245,7 @@ def chat(
     vs_base: Annotated[bool, typer.Option("--vs-base", help="Let the base answer too, adapter off.")] = False,
     message: Annotated[str | None, typer.Option(help="Say this, print the answer and leave.")] = None,
     image: Annotated[
-        list[str] | None, typer.Option(metavar="PATH", help="A picture for --message; may be repeated.")
+        list[str] | None, typer.Option(metavar="PATH", help="Show it with the first line; may be repeated.")
     ] = None,
     system: Annotated[str | None, typer.Option(help="A system message for the conversation.")] = None,
     max_new_tokens: MaxNewTokens = 512,
@@ -264,12 +264,13 @@ def chat(
         from finetune.serve.terminal import chat as talk
 
     engine = load_engine(model_or_run, quantization=quantization, trust_remote_code=trust_remote_code)
-    lines = iter((*(f"/image {path}" for path in image or ()), message))
+    lines = iter((message,))
     talk(
         engine,
         _sampling(max_new_tokens, temperature, top_p, seed),
         vs_base=vs_base,
         system=system,
+        images=image or (),
         read=None if message is None else lambda _: next(lines, None),
     )
 
