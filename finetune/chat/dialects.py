@@ -148,7 +148,7 @@ def _glm4_message(message: Message) -> list[dict[str, Any]]:
             )
             raise TemplateError(f"{reason}; name it without spaces", message.at)
     role = "observation" if message.role == "tool" else message.role
-    spelt = [{"role": role, "content": message.content}] if message.content else []
+    spelt = [{"role": role, "content": _content(message)}] if message.content or message.images else []
     spelt += [
         {"role": role, "metadata": call.name, "content": json.dumps(call.arguments, ensure_ascii=False)}
         for call in message.tool_calls
@@ -160,8 +160,7 @@ def _glm4_message(message: Message) -> list[dict[str, Any]]:
 
 
 def _openai_message(message: Message) -> list[dict[str, Any]]:
-    content = [_part(part) for part in message.parts()] if message.images else message.content
-    spelt: dict[str, Any] = {"role": message.role, "content": content}
+    spelt: dict[str, Any] = {"role": message.role, "content": _content(message)}
     if message.reasoning:
         spelt["reasoning_content"] = message.reasoning
     if message.tool_calls:
@@ -174,6 +173,11 @@ def _openai_message(message: Message) -> list[dict[str, Any]]:
             for call in message.tool_calls
         ]
     return [spelt]
+
+
+def _content(message: Message) -> str | list[dict[str, Any]]:
+    """The text, or where images stand in it, a list of its parts."""
+    return [_part(part) for part in message.parts()] if message.images else message.content
 
 
 def _part(part: str | Image) -> dict[str, Any]:

@@ -60,6 +60,9 @@ class DataConfig(Section):
     on_bad_record: Literal["error", "skip"] = "error"
     """What becomes of a record that does not parse; always counted."""
 
+    max_image_tokens: Count | None = None
+    """Larger images are scaled down to so many tokens (very slim ones to more), by the tuned model, too."""
+
     image_roots: Texts = ()
     """Folders, besides the data's own, that images may lie in; others are refused."""
 
@@ -100,7 +103,7 @@ class ModelConfig(Section):
     """An adapter folder to continue training; it brings its own peft_config."""
 
     freeze: Texts | None = None
-    """Patterns of weights that do not learn, or `vision`, `tower`, `projector`; for adapters null is [vision]."""
+    """Patterns of weights that do not learn, or `vision`, `tower`, `projector`; an adapter's null: [vision]."""
 
     trust_remote_code: bool = False
     """Run Python code that lies in the checkpoint. Only for checkpoints that you trust."""

@@ -64,7 +64,10 @@ class Vision:
         do not agree.
         """
         asked = [self._ask(picture) for picture in pictures]
-        return torch.cat([patches.result() for patches in asked]), self.grids(pictures)
+        patches = torch.cat([one.result() for one in asked])
+        with self._lock:
+            self._forget()
+        return patches, self.grids(pictures)
 
     def grids(self, pictures: Sequence[Picture]) -> Tensor:
         """Frames, rows and columns of patches of each picture, (N, 3) int64."""
@@ -88,8 +91,8 @@ class Vision:
     def features_sum(self, patches: Tensor, grids: Tensor) -> Tensor:
         """The sum of all that the tower hands on, a scalar: every weight of it has a part in it."""
         seen = self._model.get_image_features(patches, grids, return_dict=True)
-        handed_on = [*seen.pooler_output, *(getattr(seen, "deepstack_features", None) or ())]
-        return torch.stack([part.float().sum() for part in handed_on]).sum()
+        levels = (seen.pooler_output, *(getattr(seen, "deepstack_features", None) or ()))
+        return torch.stack([part.float().sum() for level in levels for part in level]).sum()
 
     def _bytes(self, picture: Picture) -> int:
         sight = self.sight
@@ -146,6 +149,8 @@ def _processor(sight: Sight) -> Any:
 
     try:
         # PIL computes the same everywhere; what torchvision makes of a picture differs by its version.
-        return AutoImageProcessor.from_pretrained(sight.folder, backend="pil", local_files_only=True)
+        made = AutoImageProcessor.from_pretrained(sight.folder, backend="pil", local_files_only=True)
     except (OSError, ValueError) as error:
         raise ModelError(f"{sight.folder}: its image processor cannot be loaded: {error}") from error
+    made.size = sight.size
+    return made
