@@ -4,6 +4,7 @@ The question is what merging did to the weights, so both are computed in float32
 in bfloat16 the arithmetic alone moves logits by more than the merge does.
 """
 
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel
 
 from finetune.chat.sight import Sight
+from finetune.config.modules import PARTS
 from finetune.data.encode import Prompt
 from finetune.errors import ModelError
 from finetune.model.vision import Vision, vision_of
@@ -150,7 +152,10 @@ def _device(model: nn.Module) -> torch.device:
 
 @contextmanager
 def in_float32(model: nn.Module) -> Iterator[None]:
-    """Compute in float32 without holding the model in it: each module widens its own weights while it runs."""
+    """Compute in float32 without holding the model in it: each module widens its own weights while it runs.
+
+    Tables of a tower stay wide: GLM's reads that of its positions without running it.
+    """
     half = {id(p): p.dtype for p in model.parameters() if p.dtype in _HALF}
 
     def widen(module: nn.Module, given: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -162,14 +167,24 @@ def in_float32(model: nn.Module) -> Iterator[None]:
         for parameter in module.parameters(recurse=False):
             parameter.data = parameter.data.to(half.get(id(parameter), parameter.dtype))
 
+    tables = [m for name, m in model.named_modules() if isinstance(m, nn.Embedding) and _in_tower(name)]
     owners = [m for m in model.modules() if any(id(p) in half for p in m.parameters(recurse=False))]
+    owners = [m for m in owners if m not in tables]
     hooks = [m.register_forward_pre_hook(widen) for m in owners]
     hooks += [m.register_forward_hook(narrow, always_call=True) for m in owners]
     try:
+        for table in tables:
+            widen(table, ())
         yield
     finally:
         for hook in hooks:
             hook.remove()
+        for table in tables:
+            narrow(table)
+
+
+def _in_tower(module: str) -> bool:
+    return re.fullmatch(PARTS["tower"], f"{module}.weight") is not None
 
 
 def _widened(argument: Any) -> Any:
