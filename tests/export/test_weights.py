@@ -189,6 +189,15 @@ def test_kl_divergence_is_that_of_the_textbook() -> None:
     assert proof.agreement == 1.0
 
 
+def test_prompts_with_pictures_are_not_lost_in_the_mean_of_all() -> None:
+    one, other = torch.log(torch.tensor([[0.5, 0.5]])), torch.log(torch.tensor([[0.9, 0.1]]))
+    texts = [one] * 9
+    answers = Answers([other] * 10, [*texts, one], [*texts, other], seeing=frozenset({9}))
+    proof = compare(answers, torch.bfloat16)
+    assert proof.kl == pytest.approx(0.5108256, rel=1e-6)
+    assert (proof.prompts, proof.seeing) == (10, 1)
+
+
 def test_prompts_of_different_lengths_do_not_disturb_each_other() -> None:
     model = glm()
     together = logits_of(model, PROMPTS)
