@@ -21,7 +21,7 @@ _FILES = (
 
 
 def save_processor(sight: Sight, folder: Path) -> None:
-    """Copy what tells how a checkpoint's images are processed, with the bounds that this one gives their size."""
+    """Copy what tells how a checkpoint's images are processed, with the bounds of size that `sight` has."""
     folder.mkdir(parents=True, exist_ok=True)
     if sight.folder.resolve() == folder.resolve():
         return

@@ -142,9 +142,9 @@ def _adapted(
     layers = settings.get("layers_to_transform")
     only = {layers} if isinstance(layers, int) else set(layers or ())
     free = [module for module in shape.linears if not re.fullmatch(left_alone, module)]
-    if wanted == "all-linear":  # by last names, which a convolution may share with a matrix
-        wanted = sorted({module.rsplit(".", 1)[-1] for module in free if not is_head(module)})
-    for module, sizes in {**shape.linears, **shape.convolutions}.items():
+    if wanted == "all-linear":
+        wanted = [module for module in free if not is_head(module)]
+    for module, sizes in shape.linears.items():
         numbers = {int(part) for part in module.split(".") if part.isdigit()}
         chosen = _matches(module, wanted, shape) and not (left and _matches(module, left, shape))
         if chosen and not re.fullmatch(left_alone, module) and (not only or numbers & only):

@@ -96,15 +96,6 @@ class Shape:
                 found[module] = (weight.shape[1], weight.shape[0])
         return found
 
-    @cached_property
-    def convolutions(self) -> Mapping[str, tuple[int, int]]:
-        """Module -> (numbers of a patch, outputs)."""
-        return {
-            name.removesuffix(".weight"): (math.prod(weight.shape[1:]), weight.shape[0])
-            for name, weight in self.weights.items()
-            if name.endswith(".weight") and len(weight.shape) > 3
-        }
-
     @property
     def head(self) -> tuple[int, int]:
         """Inputs and outputs of the matrix that makes logits."""

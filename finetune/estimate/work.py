@@ -1,11 +1,14 @@
 """How much there is to compute: what the data says of the largest micro-batch, and the FLOPs of a token."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Self
 
 import numpy as np
+from numpy.typing import NDArray
 
+from finetune.chat.sight import Sight
 from finetune.config.schema import Config
 from finetune.data.examples import Examples
 from finetune.data.plan import permutation
@@ -33,8 +36,15 @@ class Work:
     """Patches of pictures for each token, in the most pictorial example: what a micro-batch may be full of."""
 
     @classmethod
-    def of(cls, examples: Examples, conversations_per_step: int, seed: int, ranks: int) -> Self:
-        """Of encoded data, in the steps of its first epoch."""
+    def of(
+        cls,
+        examples: Examples,
+        conversations_per_step: int,
+        seed: int,
+        ranks: int,
+        sight: Sight | None = None,
+    ) -> Self:
+        """Of encoded data, in the steps of its first epoch; `sight`: of the model, for pictures."""
         lengths = examples.lengths.astype(np.int64)
         each = np.add.reduceat(lengths, examples.first_example[:-1])
         order = permutation(len(each), seed, 0)
@@ -48,6 +58,7 @@ class Work:
             conversation_tokens=float(lengths.mean()),
             span=float((lengths * lengths).sum() / lengths.sum()),
             step_tokens=max(longest, -(-int(steps.max()) // ranks)),
+            patches_per_token=0 if sight is None else float((_patches(examples, sight) / lengths).max()),
         )
 
     @classmethod
@@ -69,6 +80,14 @@ class Work:
         span, alone = min(self.span, tokens), tokens == self.step_tokens
         patches = round(tokens * self.patches_per_token)
         return Load(tokens, supervised, conversations, self.longest, span, alone, patches)
+
+
+def _patches(examples: Examples, sight: Sight) -> NDArray[np.int64]:
+    """Patches of the pictures of each example, (examples,) int64."""
+    album = examples.album
+    each = [math.prod(sight.patches(width, height)) for width, height in album.sizes.tolist()]
+    before = np.concatenate([[0], np.cumsum(np.array(each, dtype=np.int64)[album.shown])])
+    return np.diff(before[album.first_picture])
 
 
 def flops_per_token(setup: Setup, work: Work) -> float:

@@ -125,7 +125,8 @@ class Prepared:
         if self.recompute is not None:
             setup = replace(setup, recompute=self.recompute)
         seed = self.config.training_args.batches.order_seed
-        work = Work.of(self.examples, self.conversations_per_step, seed, world.world_size())
+        ranks, sight = world.world_size(), self.template.sight
+        work = Work.of(self.examples, self.conversations_per_step, seed, ranks, sight)
         choice = choose(
             setup,
             work.in_layout_of(self.config, setup),
