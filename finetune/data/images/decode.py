@@ -12,12 +12,10 @@ from contextlib import contextmanager, nullcontext
 
 import numpy as np
 import PIL.Image
-from PIL import (  # with both of these known PIL has all of FORMATS, and does not load its other plugins
-    TiffImagePlugin,  # noqa: F401
-    WebPImagePlugin,  # noqa: F401
-)
+from PIL import WebPImagePlugin  # noqa: F401  with it and TIFF's PIL has all of FORMATS, and loads no others
 from PIL.ExifTags import Base
 from PIL.GifImagePlugin import GifImageFile
+from PIL.TiffImagePlugin import TiffImageFile
 
 from finetune.data.images.kinds import FORMATS, claimed_format, seems
 from finetune.data.images.wrong import WrongImageError
@@ -25,9 +23,11 @@ from finetune.data.images.wrong import WrongImageError
 MOST_BYTES = 200_000_000
 MOST_PIXELS = 100_000_000
 _MOST_WORK = 100 * MOST_PIXELS  # pixels x passes over them; a progressive JPEG has about ten passes
-_SIXTEEN_BITS = ("I;16", "I;16L", "I;16B", "I;16N")
+_SCAN = b"\xff\xda"  # a JPEG's start of a pass
+_NUMBERS = ("I", "F", "I;16", "I;16L", "I;16B", "I;16N")
+_MEANING = 262  # TIFF's PhotometricInterpretation
 _WITH_COLOUR = ("P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr")
-_MODES = frozenset(("1", "L", "LA", "La", "I", "F", *_SIXTEEN_BITS, *_WITH_COLOUR))
+_MODES = frozenset(("1", "L", "LA", "La", *_NUMBERS, *_WITH_COLOUR))
 _JPEGS = ("JPEG", "MPO")
 """PIL's MPO is a JPEG with others behind it, a camera's preview or depth map: the first is the picture."""
 
@@ -49,14 +49,12 @@ def size_of(content: bytes, name: str) -> tuple[int, int]:
             _open(content).verify()  # the check sums, which decoding does not compare
         size = image.size
         if image.format in _JPEGS:
-            image.draft(
-                "L", (1, 1)
-            )  # an eighth of the size, grey: all bytes are read, most arithmetic is left out
+            image.draft("L", (1, 1))  # an eighth of the size, grey: all bytes are read, with less arithmetic
             image.load()
         else:
             _load(image)
             size = image.size  # PIL turns a TIFF while decoding
-        _refuse_unbounded(image, name)
+        _refuse_unshown(image, name)
         return size if orientation(image) < 5 else (size[1], size[0])
 
 
@@ -88,12 +86,10 @@ def _opened(content: bytes, name: str) -> PIL.Image.Image:
     image = _open(content)
     width, height = image.size
     if width * height > MOST_PIXELS:
-        raise _too_large(name, f"{width} x {height} pixels")
-    if width * height * content.count(b"\xff\xda") > _MOST_WORK and image.format in _JPEGS:
-        raise _too_large(name, f"{width} x {height} pixels in {content.count(bytes((255, 218))):,} passes")
-    if image.mode not in _MODES:
-        reason = f"{name}: colours of the kind {image.mode} cannot be shown rightly; save it as RGB"
-        raise WrongImageError("E317", reason)
+        raise too_large(name, f"{width} x {height} pixels")
+    passes = content.count(_SCAN) if image.format in _JPEGS else 1
+    if width * height * passes > _MOST_WORK:
+        raise too_large(name, f"{width} x {height} pixels in {passes:,} passes")
     return image
 
 
@@ -109,10 +105,17 @@ def _refuse_frames(image: PIL.Image.Image, content: bytes, name: str) -> None:
             raise _damaged(content, name, "its end is missing")
 
 
-def _refuse_unbounded(image: PIL.Image.Image, name: str) -> None:
-    if image.mode == "F" and not np.isfinite(np.asarray(image)).all():
-        reason = f"{name}: has pixels that are no number (NaN or infinity); write a number there"
-        raise WrongImageError("E317", reason)
+def _refuse_unshown(image: PIL.Image.Image, name: str) -> None:
+    """A decoded picture whose pixels have no sure meaning as colours."""
+    if image.mode not in _MODES:
+        why = f"colours of the kind {image.mode} have no sure meaning; save it as RGB"
+    elif isinstance(image, TiffImageFile) and image.mode in _NUMBERS and image.tag_v2.get(_MEANING) == 0:
+        why = "a TIFF of large numbers in which zero is white; save it as RGB"
+    elif image.mode == "F" and not np.isfinite(np.asarray(image)).all():
+        why = "has pixels that are no number (NaN or infinity); write numbers there"
+    else:
+        return
+    raise WrongImageError("E317", f"{name}: {why}")
 
 
 def _load(image: PIL.Image.Image) -> None:
@@ -142,23 +145,25 @@ def _told(content: bytes, name: str) -> Iterator[None]:
     except WrongImageError:
         raise
     except PIL.Image.DecompressionBombError:
-        raise _too_large(name, f"more than {MOST_PIXELS // 10**6} megapixels") from None
-    except PIL.UnidentifiedImageError:
-        if claimed_format(content):
-            raise _damaged(content, name, "its header cannot be read") from None
-        raise WrongImageError("E313", f"{name}: no image that can be read; {seems(content)}") from None
+        raise too_large(name, f"more than {MOST_PIXELS // 10**6} megapixels") from None
     except Exception as error:  # PIL lets out whatever parsing damaged bytes leads to: struct.error, KeyError …
+        if not claimed_format(content):
+            raise WrongImageError("E313", f"{name}: no image that can be read; {seems(content)}") from None
+        if isinstance(error, PIL.UnidentifiedImageError):
+            raise _damaged(content, name, "its header cannot be read") from None
         if "MAX_TEXT" in str(error):
-            raise _too_large(name, "texts inside the PNG that unpack to megabytes") from None
-        raise _damaged(content, name, str(error) or type(error).__name__) from None
+            raise too_large(name, "texts inside the PNG that unpack to megabytes") from None
+        says_it = isinstance(error, OSError | SyntaxError | ValueError)  # in PIL's own words
+        raise _damaged(content, name, str(error) if says_it else "its parts do not fit together") from None
 
 
 def _damaged(content: bytes, name: str, why: str) -> WrongImageError:
-    kind = claimed_format(content) or "image"
+    kind = claimed_format(content)
     why = "it ends too early" if "truncated" in why.lower() else why
     return WrongImageError("E314", f"{name}: the {kind} file is damaged or cut off ({why}); copy it again")
 
 
-def _too_large(name: str, what: str) -> WrongImageError:
+def too_large(name: str, what: str) -> WrongImageError:
+    """The refusal of an image that is `what`."""
     limits = f"at most {MOST_PIXELS // 10**6} megapixels and {MOST_BYTES // 10**6} MB are read"
     return WrongImageError("E315", f"{name}: {what}; {limits}: make it smaller")

@@ -7,7 +7,7 @@ from urllib import request
 from urllib.error import HTTPError
 from urllib.parse import quote
 
-from finetune.data.images.decode import MOST_BYTES
+from finetune.data.images.decode import MOST_BYTES, too_large
 from finetune.data.images.wrong import WrongImageError
 
 SILENCE = 20
@@ -58,7 +58,7 @@ def _content(response: http.client.HTTPResponse, address: str) -> bytes:
         pieces.append(piece)
         size += len(piece)
         if size > MOST_BYTES:
-            raise WrongImageError("E315", f"{address}: more than {MOST_BYTES // 10**6} MB; make it smaller")
+            raise too_large(address, f"more than {MOST_BYTES // 10**6} MB")
         if time.monotonic() - began > PATIENCE:
             raise _not_had(address, f"only {size:,} bytes came in {PATIENCE} seconds")
     if response.length:

@@ -6,8 +6,8 @@ FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
 """What is read, by PIL's names. No others: some of its plugins start programs (EPS), some are little tried."""
 
 _KNOWN = re.compile(
-    rb"(?P<JPEG>\xff\xd8\xff)|(?P<PNG>\x89PNG\r\n)|(?P<WEBP>RIFF.{4}WEBP)|(?P<GIF>GIF8)|(?P<BMP>BM.{4}\0\0\0\0)"
-    rb"|(?P<TIFF>II\*\0|MM\0\*|II\+\0|MM\0\+)|(?P<PPM>P[1-6]\s)",
+    rb"(?P<JPEG>\xff\xd8\xff)|(?P<PNG>\x89PNG)|(?P<WEBP>RIFF.{4}WEBP)|(?P<GIF>GIF8)|(?P<BMP>BM.{4}\0\0\0\0)"
+    rb"|(?P<TIFF>II\*\0|MM\0\*|II\+\0|MM\0\+)|(?P<PPM>P[1-6f]\s)",
     re.DOTALL,
 )
 
@@ -20,7 +20,7 @@ _OTHERS: tuple[tuple[bytes, str], ...] = (
     (rb".{4}ftyp(hei|hev|mif|msf)", "a HEIC image, as phones take them; save it as JPEG"),
     (rb"\xff\x0a|\0\0\0\x0cJXL ", "a JPEG XL image; save it as PNG or JPEG"),
     (rb"\xff\x4f\xff\x51|\0\0\0\x0cjP  ", "a JPEG 2000 image; save it as PNG or JPEG"),
-    (rb"\0\0[\x01\x02]\0", "a Windows icon; save it as PNG"),
+    (rb"\0\0\x01\0[\x01-\x20]\0", "a Windows icon; save it as PNG"),
     (rb"SIMPLE  =", "a FITS file; save it as PNG"),
     (rb"DDS ", "a DDS texture; save it as PNG"),
     (
