@@ -12,8 +12,9 @@ from pathlib import Path
 
 from finetune.chat.messages import Conversation, Image, Message, Tool
 from finetune.data.encode import REFUSALS, Prompt, prompt_of
-from finetune.data.images.access import Access, WrongImageError, settled
+from finetune.data.images.access import Access, settled
 from finetune.data.images.look import look
+from finetune.data.images.wrong import WrongImageError
 from finetune.errors import ConfigError
 from finetune.infer.engine import Completion, Engine, Sampling
 

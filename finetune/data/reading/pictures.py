@@ -5,9 +5,10 @@ from pathlib import Path
 
 from finetune.chat.messages import Conversation, Image, Message
 from finetune.chat.sight import Sight
-from finetune.data.images.access import Access, WrongImageError, settled
+from finetune.data.images.access import Access, settled
 from finetune.data.images.look import look
 from finetune.data.images.picture import Picture
+from finetune.data.images.wrong import WrongImageError
 from finetune.data.reading.fields import WrongRecordError
 
 
