@@ -234,7 +234,7 @@ def test_fix_leaves_out_what_the_template_cannot_write_and_keeps_every_field(tmp
     kept = (tmp_path / "out" / "a.json.jsonl").read_text(encoding="utf-8").splitlines()
     assert [json.loads(line) for line in kept] == [row(), row("r", extra={"deep": [None, 1.5]})]
     (rejected,) = (tmp_path / "out" / "left-out" / "rejected.jsonl").read_text().splitlines()
-    assert json.loads(rejected)["code"] == "E310"
+    assert json.loads(rejected)["code"] == "E312"
 
 
 def test_fix_never_writes_over_anything(data, tmp_path):
