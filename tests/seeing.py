@@ -1,4 +1,4 @@
-"""Tiny vision checkpoints of transformers' families, made from code with random weights, and pictures for them."""
+"""Tiny vision checkpoints of transformers' families, from code with random weights, and pictures for them."""
 
 import json
 from collections.abc import Mapping
@@ -12,13 +12,14 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoModelForImageTextToText, PreTrainedTokenizerFast
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
-GLM = (
-    "<|endoftext|> [gMASK] <sop> <|system|> <|user|> <|assistant|> <|observation|> "
-    "<|begin_of_image|> <|image|> <|end_of_image|> <|video|>"
-).split()
-QWEN = (
-    "<|endoftext|> <|im_start|> <|im_end|> <|vision_start|> <|image_pad|> <|vision_end|> <|video_pad|>".split()
-)
+GLM = [
+    *("<|endoftext|>", "[gMASK]", "<sop>", "<|system|>", "<|user|>", "<|assistant|>", "<|observation|>"),
+    *("<|begin_of_image|>", "<|image|>", "<|end_of_image|>", "<|video|>"),
+]
+QWEN = [
+    *("<|endoftext|>", "<|im_start|>", "<|im_end|>"),
+    *("<|vision_start|>", "<|image_pad|>", "<|vision_end|>", "<|video_pad|>"),
+]
 
 _PARTS = (
     "{%- if m.content is string %}{{ m.content }}{% else %}{%- for part in m.content %}"
@@ -32,15 +33,15 @@ GLM_TEMPLATE = (
 QWEN_TEMPLATE = (
     "{%- for m in messages %}{{- '<|im_start|>' + m.role + '\n' }}"
     + _PARTS.replace("IMAGE", "'<|vision_start|><|image_pad|><|vision_end|>'")
-    + "{{- '<|im_end|>\n' }}{%- endfor %}{%- if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+    + "{{- '<|im_end|>\n' }}{%- endfor %}"
+    + "{%- if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
 _TEXT: Mapping[str, Any] = {
-    "hidden_size": 32,
+    "hidden_size": 64,
     "intermediate_size": 48,
     "num_hidden_layers": 2,
     "num_attention_heads": 4,
     "num_key_value_heads": 2,
-    "head_dim": 16,
     "max_position_embeddings": 2048,
     "tie_word_embeddings": False,
 }
@@ -77,7 +78,7 @@ FAMILIES: Mapping[str, dict[str, Any]] = {
     },
     "glm4v_moe": {"text": {"rope_parameters": _GLM_ROPE, **_EXPERTS}, "tower": _GLM_TOWER},
     "qwen2_5_vl": {
-        "text": {"rope_parameters": {**_ROPE, "mrope_section": [1, 1, 2]}, "head_dim": 8},
+        "text": {"rope_parameters": _ROPE},
         "tower": {**_QWEN_TOWER, "fullatt_block_indexes": [1], "window_size": 56},
     },
     "qwen3_vl": {

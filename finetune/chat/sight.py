@@ -56,12 +56,12 @@ class Sight:
 
         Source: the `smart_resize` of transformers' image processors.
         """
-        cell = self.side * self.merge
+        cell, given = self.side * self.merge, f"{width} x {height} pixels"
         if self.counts_frames and min(width, height) < cell:
             scale = max(cell / height, cell / width)
             width, height = int(width * scale), int(height * scale)
         if max(width, height) / min(width, height) > _SLIMMEST:
-            raise ValueError(f"{width} x {height} pixels: one side is more than {_SLIMMEST} times the other")
+            raise ValueError(f"{given}: one side is more than {_SLIMMEST} times the other")
         rows, columns = (round(side / cell) * cell for side in (height, width))
         frames = self.frames if self.counts_frames else 1
         if frames * rows * columns > self.most:

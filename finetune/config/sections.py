@@ -100,7 +100,7 @@ class ModelConfig(Section):
     """An adapter folder to continue training; it brings its own peft_config."""
 
     freeze: Texts | None = None
-    """Patterns of weights that do not learn, or `vision`, `tower`, `projector`; for adapters null is [vision]."""
+    """Patterns of weights that do not learn, or `vision`, `tower`, `projector`; an adapter's null: [vision]."""
 
     trust_remote_code: bool = False
     """Run Python code that lies in the checkpoint. Only for checkpoints that you trust."""

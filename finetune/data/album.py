@@ -9,6 +9,7 @@ from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from hashlib import sha256
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -110,7 +111,7 @@ class AlbumMaker:
 def _stamp(path: str) -> tuple[int, int]:
     """Bytes and time of change, in nanoseconds; of a file that is gone, none that any file has."""
     try:
-        found = os.stat(path)
+        found = Path(path).stat()
     except OSError:
         return -1, -1
     return found.st_size, found.st_mtime_ns

@@ -233,7 +233,7 @@ class HFEngine:
 
     @contextmanager
     def _looking(self, prompts: Sequence[Prompt]) -> Iterator[None]:
-        """Let go of the positions of pictures asked about before; keep step with processes that look at some."""
+        """Forget the positions of pictures asked about before; keep step with processes that look at some."""
         if not sees(self._base):
             yield
             return

@@ -19,8 +19,8 @@ class Batch:
     input_ids (1, T) int64; position_ids (1, T) int64, from 0 in every conversation; borders: C + 1 offsets
     from 0 to T; rows (K,) int64: the positions whose next token is supervised; targets (K,) int64: that token.
 
-    With pictures: position_ids (3, 1, T), as they stand in time, rows and columns; patches (P, D) float32 of all
-    pictures end to end; grids (N, 3) int64 of each of them.
+    With pictures: position_ids (3, 1, T), where they stand in time, rows and columns; patches (P, D) float32 of
+    all pictures end to end; grids (N, 3) int64 of each of them.
     """
 
     input_ids: torch.Tensor

@@ -49,7 +49,7 @@ def map_names(
 
 
 def left_alone(freeze: Sequence[str] | None) -> str | None:
-    """A pattern of the modules that get no adapter; `freeze` None: those of a vision tower and its projector."""
+    """A pattern of the modules that get no adapter; `freeze` None: a vision tower and its projector."""
     parts = [PARTS[part] for part in (("vision",) if freeze is None else freeze)]
     return "|".join(parts) or None
 
@@ -123,11 +123,22 @@ def _numbers(value: Any) -> Iterator[int]:
 
 
 def _linear_names(model: PreTrainedModel, left_alone: str | None) -> set[str]:
+    """The shortest endings of names that mean all linear layers but the output layer, and nothing else."""
     head = model.get_output_embeddings()
-    return {
-        name.rsplit(".", 1)[-1]
+    open_to_all = {
+        name: module
         for name, module in model.named_modules()
-        if isinstance(module, nn.Linear)
-        and module is not head
-        and not (left_alone and re.fullmatch(left_alone, name))
+        if name and not (left_alone and re.fullmatch(left_alone, name))
     }
+    meant = {
+        name for name, module in open_to_all.items() if isinstance(module, nn.Linear) and module is not head
+    }
+    others = open_to_all.keys() - meant
+    return {_ending(name, others) for name in meant}
+
+
+def _ending(name: str, others: Iterable[str]) -> str:
+    """The shortest ending of a name, in whole steps, that no other name has."""
+    steps = name.split(".")
+    endings = (".".join(steps[-count:]) for count in range(1, len(steps) + 1))
+    return next(end for end in endings if not any(f".{other}".endswith(f".{end}") for other in others))

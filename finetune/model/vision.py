@@ -64,7 +64,10 @@ class Vision:
         do not agree.
         """
         asked = [self._ask(picture) for picture in pictures]
-        return torch.cat([patches.result() for patches in asked]), self.grids(pictures)
+        patches = torch.cat([one.result() for one in asked])
+        with self._lock:
+            self._forget()
+        return patches, self.grids(pictures)
 
     def grids(self, pictures: Sequence[Picture]) -> Tensor:
         """Frames, rows and columns of patches of each picture, (N, 3) int64."""

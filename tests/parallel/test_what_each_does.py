@@ -11,8 +11,8 @@ import torch
 from safetensors.torch import load_file
 
 from finetune.config.arguments import Placement
-from finetune.errors import ConfigError
 from finetune.data.encode import Prompt
+from finetune.errors import ConfigError
 from finetune.infer.engine import Completion, Sampling
 from finetune.train.parallel import group
 from finetune.train.parallel.shared_engine import SharedEngine

@@ -80,7 +80,7 @@ def _allowed(place: str, beside: Path, access: Access) -> Path:
         path = Path(os.path.realpath(beside / place))
     except ValueError:  # a lone surrogate, which no file system spells
         raise WrongImageError("E310", f"{place!r}: no file can have this name") from None
-    if any(path.is_relative_to(_real(folder)) for folder in (beside, *access.roots)):
+    if any(path.is_relative_to(_real(folder.absolute())) for folder in (beside, *access.roots)):
         return path
     leads = f" leads to {path}, which" if str(path) != place else ""
     reason = f"{place}:{leads} lies outside {beside} and the folders of data_config.image_roots"
@@ -89,4 +89,5 @@ def _allowed(place: str, beside: Path, access: Access) -> Path:
 
 @lru_cache(maxsize=256)
 def _real(folder: Path) -> Path:
+    """Where a folder truly is; asked for every image, so that it is remembered."""
     return Path(os.path.realpath(folder))
