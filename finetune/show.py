@@ -22,6 +22,7 @@ from rich.console import Console
 from rich.text import Text
 
 from finetune.chat.template import ChatTemplate
+from finetune.config import overrides
 from finetune.config.load import load_config
 from finetune.config.schema import Config
 from finetune.data.checking.check import all_of, files_of
@@ -43,13 +44,20 @@ _KINDS: tuple[Kind, ...] = ("trained", "context", "cut")
 
 
 def show(
-    data: str, model: str, config: Path | None, *, count: int, line: int | None, batch: bool
+    data: str,
+    model: str,
+    config: Path | None,
+    *,
+    count: int,
+    line: int | None,
+    batch: bool,
+    remote_images: bool = False,
 ) -> tuple[str, list[View]]:
     """A heading, and what to look at: the first `count` records, the one at `line`, or a micro-batch of step 1.
 
     Raises DataError where there is no such record; a bad one is shown as what is wrong with it.
     """
-    settings = _settings(data, config)
+    settings = _settings(data, config, remote_images)
     template = template_under(settings, model)
     if batch:
         return _micro_batch(data, settings, template)
@@ -58,12 +66,12 @@ def show(
     return f"{data} as {model} would learn it: {template.dialect.name} template", found
 
 
-def _settings(data: str, config: Path | None) -> Config:
+def _settings(data: str, config: Path | None, remote_images: bool) -> Config:
     """The configuration; of a single file, whatever file the YAML names for training."""
     if config is None:
-        return all_of(data)
+        return all_of(data, remote_images=remote_images)
     one_file = [] if Path(data).is_dir() else [f"data_config.train_file={json.dumps(data)}"]
-    return load_config(config, one_file)
+    return load_config(config, [*one_file, *overrides.remote_images(remote_images)])
 
 
 def _micro_batch(data: str, settings: Config, template: ChatTemplate) -> tuple[str, list[View]]:

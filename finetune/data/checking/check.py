@@ -36,11 +36,11 @@ _DIGITS = {role: str(number) for number, role in enumerate(ROLES)}
 __all__ = ["CheckReport", "all_of", "check_data", "files_of"]
 
 
-def all_of(data: str | Path) -> Config:
-    """The configuration of data that nobody configured: all that is there, and every default."""
+def all_of(data: str | Path, *, remote_images: bool = False) -> Config:
+    """The configuration of data that nobody configured: all that is there, and every other default."""
     if not str(data):
         raise DataError("DATA is an empty text; name a file or a folder")
-    return Config(data_config=DataConfig(train_file=str(data)))
+    return Config(data_config=DataConfig(train_file=str(data), allow_remote_images=remote_images))
 
 
 def check_data(
