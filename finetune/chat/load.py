@@ -25,11 +25,12 @@ def load_template(
     options: Mapping[str, Any] | None = None,
     thinking: Thinking = "train",
     model: str | Path | None = None,
+    max_image_tokens: int | None = None,
 ) -> ChatTemplate:
     """The tokenizer and chat template of a checkpoint. `chat_template`: a Jinja file to use instead of its own.
 
-    `options`, `thinking`: as for ChatTemplate. `model`: the checkpoint that tells how images are taken, where
-    that is another one (an adapter's folder has no config.json).
+    `options`, `thinking`: as for ChatTemplate. `model`: the checkpoint that sees, where that is another folder
+    (an adapter's has no config.json). `max_image_tokens`: larger images are scaled down.
 
     Raises ModelError (no such folder, no or a damaged tokenizer), TemplateError (no or a broken template),
     UntrustedContentError (the tokenizer is Python code in the folder).
@@ -37,15 +38,18 @@ def load_template(
     tokenizer = load_tokenizer(folder, trust_remote_code=trust_remote_code)
     local = Path(folder) if Path(folder).is_dir() else None
     source, name = _template_source(tokenizer, str(folder), local, chat_template)
-    sight = _sight_of(model or folder)
+    sight = _sight_of(model or folder, local)
+    if sight is not None and max_image_tokens is not None:
+        sight = sight.at_most(max_image_tokens)
     return ChatTemplate(
         tokenizer, source, name=name, folder=local, options=options, thinking=thinking, sight=sight
     )
 
 
-def _sight_of(model: str | Path) -> Sight | None:
+def _sight_of(model: str | Path, beside: Path | None) -> Sight | None:
+    """`beside`: where an adapter's own files lie."""
     if Path(model).is_dir():
-        return read_sight(Path(model))
+        return read_sight(Path(model), beside)
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError
 
@@ -55,7 +59,7 @@ def _sight_of(model: str | Path) -> Sight | None:
             folder = Path(hf_hub_download(str(model), name)).parent
         except (EntryNotFoundError, HfHubHTTPError, OSError):
             continue  # it has no such file, or nothing of it is at hand, which loading the model will tell
-    return None if folder is None else read_sight(folder)
+    return None if folder is None else read_sight(folder, beside)
 
 
 def load_tokenizer(folder: str | Path, *, trust_remote_code: bool = False) -> PreTrainedTokenizerFast:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from transformers import PreTrainedTokenizerFast
 
-from finetune.chat.sight import PROCESSOR_FILES
+from finetune.chat.sight import PROCESSOR_FILES, Sight, bounds, processor_settings
 
 TEMPLATE_FILE = "chat_template.jinja"
 CONFIG_FILE = "tokenizer_config.json"
@@ -20,12 +20,29 @@ _FILES = (
 )
 
 
-def save_processor(origin: Path, folder: Path) -> None:
-    """Copy what tells how a checkpoint's images are processed, byte for byte."""
+def save_processor(sight: Sight, folder: Path) -> None:
+    """Copy what tells how a checkpoint's images are processed, with the bounds that this one gives their size."""
     folder.mkdir(parents=True, exist_ok=True)
+    if sight.folder.resolve() == folder.resolve():
+        return
     for name in (*PROCESSOR_FILES, "video_preprocessor_config.json"):
-        if (origin / name).is_file() and origin.resolve() != folder.resolve():
-            shutil.copyfile(origin / name, folder / name)
+        if (sight.folder / name).is_file():
+            shutil.copyfile(sight.folder / name, folder / name)
+    if bounds(processor_settings(folder)) != (sight.least, sight.most):
+        for name in PROCESSOR_FILES:
+            if (folder / name).is_file():
+                _bound(folder / name, sight)
+
+
+def _bound(file: Path, sight: Sight) -> None:
+    """Let an image processor's file say how large a picture may be."""
+    content = json.loads(file.read_text(encoding="utf-8"))
+    settings = content.get("image_processor", content)
+    if "image_processor_type" in settings:
+        settings.pop("min_pixels", None)
+        settings.pop("max_pixels", None)
+        settings["size"] = sight.size
+        file.write_text(json.dumps(content, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
 
 
 def save_tokenizer(tokenizer: PreTrainedTokenizerFast, source: str, origin: Path | None, folder: Path) -> None:

@@ -7,7 +7,7 @@ before a model is loaded. What the image processor makes of the pixels must agre
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +39,7 @@ class Sight:
     """A checkpoint's way with pictures. `token`: the id that stands for `merge` x `merge` patches of one.
 
     side: of a patch, in pixels. frames: how often a picture stands in a patch (they are made for films).
-    least, most: pixels of a picture, between which it is scaled. folder: where the checkpoint's files lie.
+    least, most: pixels of a picture, between which it is scaled. folder: where the image processor's files lie.
     """
 
     token: int
@@ -50,6 +50,17 @@ class Sight:
     most: int
     counts_frames: bool
     folder: Path = field(default=Path(), compare=False, repr=False)
+
+    def at_most(self, tokens: int) -> "Sight":
+        """The same, but no picture takes more than so many tokens: larger ones are scaled down."""
+        frames = self.frames if self.counts_frames else 1
+        most = min(self.most, tokens * frames * (self.side * self.merge) ** 2)
+        return replace(self, least=min(self.least, most), most=most)
+
+    @property
+    def size(self) -> dict[str, int]:
+        """The bounds of a picture's pixels, as an image processor is told them."""
+        return {"shortest_edge": self.least, "longest_edge": self.most}
 
     def patches(self, width: int, height: int) -> tuple[int, int]:
         """Rows and columns of patches of a picture of so many pixels. Raises ValueError for one too slim.
@@ -78,30 +89,40 @@ class Sight:
         return rows * columns // self.merge**2
 
 
-def read_sight(folder: Path) -> Sight | None:
-    """How the checkpoint in `folder` sees; None for a model of text, or one whose way is not known here.
+def read_sight(model: Path, processor: Path | None = None) -> Sight | None:
+    """How the checkpoint in `model` sees; None for a model of text, or one whose way is not known here.
 
-    Raises ModelError where its JSON files are damaged.
+    processor: another folder, which tells how images are processed, if it does (an adapter's own).
+    Raises ModelError where the JSON files are damaged.
     """
-    token = _read(folder / "config.json").get("image_token_id")
+    told = processor is not None and any((processor / name).is_file() for name in PROCESSOR_FILES)
+    folder = processor if processor is not None and told else model
+    token = _read(model / "config.json").get("image_token_id")
     settings = processor_settings(folder)
     family = _FAMILIES.get(processor_kind(settings))
     if not isinstance(token, int) or family is None:
         return None
-    size = settings.get("size") or {}
     try:
+        least, most = bounds(settings)
         return Sight(
             token=token,
             side=int(settings.get("patch_size", 14)),
             merge=int(settings.get("merge_size", 2)),
             frames=int(settings.get("temporal_patch_size", 2)),
-            least=int(settings.get("min_pixels") or size.get("shortest_edge") or family.least),
-            most=int(settings.get("max_pixels") or size.get("longest_edge") or family.most),
+            least=least,
+            most=most,
             counts_frames=family.counts_frames,
             folder=folder,
         )
     except (TypeError, ValueError, AttributeError) as error:
         raise ModelError(f"{folder / PROCESSOR_FILES[0]}: cannot be used: {error}") from None
+
+
+def bounds(settings: Mapping[str, Any]) -> tuple[int, int]:
+    """The least and the most pixels that an image processor's settings allow a picture."""
+    family, size = _FAMILIES[processor_kind(settings)], settings.get("size") or {}
+    least = settings.get("min_pixels") or size.get("shortest_edge") or family.least
+    return int(least), int(settings.get("max_pixels") or size.get("longest_edge") or family.most)
 
 
 def processor_kind(settings: Mapping[str, Any]) -> str:

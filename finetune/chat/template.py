@@ -175,7 +175,7 @@ class ChatTemplate:
         """Write tokenizer, chat template and image processor so that transformers' Auto classes load them."""
         save_tokenizer(self.tokenizer, self.source, self._folder, folder)
         if self.sight is not None:
-            save_processor(self.sight.folder, folder)
+            save_processor(self.sight, folder)
 
     def _script(self, conversation: Conversation) -> Script:
         self.notice(conversation)

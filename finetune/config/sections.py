@@ -60,6 +60,9 @@ class DataConfig(Section):
     on_bad_record: Literal["error", "skip"] = "error"
     """What becomes of a record that does not parse; always counted."""
 
+    max_image_tokens: Count | None = None
+    """Larger images are scaled down to so many tokens (very slim ones to more), by the tuned model, too."""
+
     image_roots: Texts = ()
     """Folders, besides the data's own, that images may lie in; others are refused."""
 

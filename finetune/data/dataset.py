@@ -59,6 +59,7 @@ def template_under(config: Config, model: str) -> ChatTemplate:
         trust_remote_code=config.model.trust_remote_code,
         options=config.model.chat_template_kwargs,
         thinking=config.data_config.thinking,
+        max_image_tokens=config.data_config.max_image_tokens,
     )
 
 

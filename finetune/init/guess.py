@@ -19,7 +19,8 @@ class Survey:
 
     rows: of every file. lengths, answers: percentile -> most tokens of that share of the conversations, and of
     the learnt turns (50, 90, 95, 99, 100). context: most tokens the model can see, width: its hidden
-    size; 0 where nobody knows. pictured: records that have images, of all files; remote_images: some are fetched.
+    size; 0 where nobody knows. pictured: records of all files that have images. remote_images: they may be
+    fetched.
     """
 
     train: tuple[str, ...]

@@ -260,7 +260,7 @@ def test_pictures_outside_the_roots_are_refused_unless_said(folder: Path, templa
 def test_a_picture_that_is_too_slim_for_the_model_is_told(folder: Path, template: ChatTemplate) -> None:
     draw(folder / "a.png", 6000, 10)
     with pytest.raises(
-        DataError, match=r"train.jsonl:1:\d+: E319 .*6000 x 10 pixels: one side is more than 200"
+        DataError, match=r"train.jsonl:1:\d+: E318 .*6000 x 10 pixels: one side is more than 200"
     ):
         examples(folder, template, conversation_of("a"))
 

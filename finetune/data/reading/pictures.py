@@ -42,7 +42,7 @@ def picture_of(image: Image, sight: Sight) -> Picture:
         sight.patches(picture.width, picture.height)
     except ValueError as error:
         raise WrongRecordError(
-            "E319", f"{picture.path}: {error}; the model takes none like it", image.at
+            "E318", f"{picture.path}: {error}; the model takes none like it", image.at
         ) from None
     return picture
 

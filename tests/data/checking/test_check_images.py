@@ -94,7 +94,7 @@ def test_an_image_in_the_record_s_own_list_is_told_where_the_list_has_it(folder:
 def test_what_the_model_does_not_take_is_told_with_a_model_only(folder: Path, seeing: ChatTemplate) -> None:
     path = write(folder / "a.jsonl", row("slim.png"))
     assert told(check_data(path)) == []
-    assert told(check_data(path, seeing)) == [f"1:{COLUMN} E319"]
+    assert told(check_data(path, seeing)) == [f"1:{COLUMN} E318"]
 
 
 def test_a_model_of_text_is_told_to_see_nothing(folder: Path, glm4: ChatTemplate) -> None:
@@ -162,7 +162,7 @@ def test_fix_leaves_out_rows_with_bad_images_and_takes_the_others_along(
     rejected = (tmp_path / "out" / "left-out" / "rejected.jsonl").read_text().splitlines()
     assert [(json.loads(line)["line"], json.loads(line)["code"]) for line in rejected] == [
         (2, "E314"),
-        (3, "E319"),
+        (3, "E318"),
     ]
     assert "2 images, beside them" in lines
     again = check_data(tmp_path / "out" / "a.jsonl", seeing)
