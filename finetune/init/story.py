@@ -102,8 +102,8 @@ def _refuse_unseen(reports: Mapping[str, CheckReport], model: str, template: Cha
     if pictured and template.sight is None:
         records = f"{pictured:,} of {sum(report.rows for report in reports.values()):,} records"
         raise DataError(
-            f"{records} have images, which cannot be trained with {model}: it sees none, or in a way that is not "
-            "known here; name a model that sees, such as THUDM/GLM-4.1V-9B-Thinking, or take those records out"
+            f"{records} have images, which cannot be trained with {model}: it sees none, or in a way that is "
+            "not known here; name a model that sees, as THUDM/GLM-4.1V-9B-Thinking, or take those records out"
         )
 
 
