@@ -148,7 +148,7 @@ def _glm4_message(message: Message) -> list[dict[str, Any]]:
             )
             raise TemplateError(f"{reason}; name it without spaces", message.at)
     role = "observation" if message.role == "tool" else message.role
-    spelt = [{"role": role, "content": message.content}] if message.content else []
+    spelt = [{"role": role, "content": _content(message)}] if message.content or message.images else []
     spelt += [
         {"role": role, "metadata": call.name, "content": json.dumps(call.arguments, ensure_ascii=False)}
         for call in message.tool_calls
@@ -160,8 +160,7 @@ def _glm4_message(message: Message) -> list[dict[str, Any]]:
 
 
 def _openai_message(message: Message) -> list[dict[str, Any]]:
-    content = [_part(part) for part in message.parts()] if message.images else message.content
-    spelt: dict[str, Any] = {"role": message.role, "content": content}
+    spelt: dict[str, Any] = {"role": message.role, "content": _content(message)}
     if message.reasoning:
         spelt["reasoning_content"] = message.reasoning
     if message.tool_calls:
@@ -178,6 +177,11 @@ def _openai_message(message: Message) -> list[dict[str, Any]]:
 
 def _part(part: str | Image) -> dict[str, Any]:
     return {"type": "image"} if isinstance(part, Image) else {"type": "text", "text": part}
+
+
+def _content(message: Message) -> str | list[dict[str, Any]]:
+    """Text, or where there are images the parts of the content."""
+    return [_part(part) for part in message.parts()] if message.images else message.content
 
 
 GLM4 = Spelling("glm4", _glm4_message)
