@@ -4,6 +4,7 @@ import base64
 import io
 import json
 import re
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
@@ -101,6 +102,17 @@ def test_the_page_has_every_picture_small_and_in_it(data: Path, model: Path, tmp
     assert [image.size for image in small] == [(112, 84)] * 2
     assert f"{CAT.format(5, 10)} (6 tokens)" in page
     assert "img-src data:;" in page and not re.search(r'(src|href)="(?!data:|#)', page)
+
+
+def test_a_picture_within_the_record_is_told_by_its_hash(data: Path, model: Path, tmp_path: Path) -> None:
+    content = draw(tmp_path / "small.png", 28, 28).read_bytes()
+    url = f"data:image/png;base64,{base64.b64encode(content).decode()}"
+    turns = [{"role": "user", "content": "What?", "image": url}, {"role": "assistant", "content": "A cat."}]
+    data.write_text(json.dumps({"messages": turns}))
+    assert texts(shown(data, model)[0])[1] == (
+        "context",
+        f"image {sha256(content).hexdigest()[:12]}…, 28 x 28: token 5",
+    )
 
 
 def test_a_run_keeps_a_picture_s_path_and_tokens_and_no_pixel(data: Path, model: Path) -> None:

@@ -114,10 +114,18 @@ def _numbers(example: Example, sight: Sight | None) -> Mapping[int, int]:
 
 
 def _caption(picture: Picture, origin: str, places: Sequence[int]) -> str:
-    """`images/cat.png, 640 x 480: tokens 17 to 40`, the path as seen from the folder of the data."""
+    """`images/cat.png, 640 x 480: tokens 17 to 40`, counted from 0 as they stand in the example."""
+    first, last = f"{places[0]:,}", f"{places[-1]:,}"
+    stand = f"token {first}" if first == last else f"tokens {first} to {last}"
+    return f"{_name(picture, origin)}, {picture.width} x {picture.height}: {stand}"
+
+
+def _name(picture: Picture, origin: str) -> str:
+    """The path as seen from the folder of the data; of a picture without one, the beginning of its hash."""
     path, folder = Path(picture.path), Path(origin.rpartition(":")[0]).parent.resolve()
-    name = path.relative_to(folder) if path.is_relative_to(folder) else path
-    return f"{name}, {picture.width} x {picture.height}: tokens {places[0]:,} to {places[-1]:,}"
+    if path.name == picture.sha256:  # in the cache
+        return f"image {picture.sha256[:12]}…"
+    return str(path.relative_to(folder) if path.is_relative_to(folder) else path)
 
 
 def _kinds(example: Example) -> list[Kind]:

@@ -91,7 +91,7 @@ def _picture(caption: str, picture: Json, *, cut: bool) -> Html:
     """What is said of a picture, beside it where the page brings it."""
     address, tokens = words(picture.get("thumbnail")), number(picture.get("tokens"))
     image = element("img", src=address, alt="") if address.startswith("data:image/") else None
-    takes = f"{caption} ({tokens:,.0f} tokens)" if tokens is not None else caption
+    takes = caption if tokens is None else f"{caption} ({tokens:,.0f} token{'s' * (tokens != 1)})"
     said = element("s", takes, class_="cut") if cut else element("span", takes)
     return element("span", image, said, class_="picture", title=words(picture.get("path")))
 
