@@ -8,9 +8,11 @@ import PIL.Image
 import pyarrow
 import pyarrow.parquet
 import pytest
+from typer.testing import CliRunner
 
 from finetune.chat.load import load_template
 from finetune.chat.template import ChatTemplate
+from finetune.cli import app
 from finetune.config.schema import Config
 from finetune.data.checking.check import CheckReport, all_of, check_data
 from finetune.data.checking.fix import fix
@@ -82,6 +84,15 @@ def test_a_bad_image_is_told_at_its_path_with_and_without_a_model(
         (place,) = report.as_dict()["findings"][code]["places"]
         assert (place["file"], place["line"], place["column"]) == (str(path), 2, COLUMN)
         assert report.counts["images"] == 1
+
+
+def test_the_command_says_it_in_json_too_and_ends_with_2(folder: Path, model: Path) -> None:
+    path = write(folder / "a.jsonl", row("images/cat.png"), row("half.png"))
+    for words in ((), ("--model", str(model))):
+        said = CliRunner().invoke(app, ["check", str(path), "--json", *words])
+        (place,) = json.loads(said.stdout)["findings"]["E314"]["places"]
+        assert (said.exit_code, place["line"], place["column"]) == (2, 2, COLUMN)
+        assert "the PNG file is damaged or cut off" in place["reason"]
 
 
 def test_an_image_in_the_record_s_own_list_is_told_where_the_list_has_it(folder: Path) -> None:
