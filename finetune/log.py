@@ -37,8 +37,6 @@ def set_level(level: str) -> None:
 
 # peft loads it wherever it is installed; it tells of kernels it lacks, and of every cast.
 logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
-# Of damaged images, which are refused with a message of our own.
-logging.getLogger("PIL").setLevel(logging.CRITICAL)
 
 
 def info(message: str) -> None:

@@ -118,7 +118,7 @@ def spoilt(place: Path) -> Path:
     for file in mute.glob("tokenizer*"):
         file.unlink()
     (bare / "chat_template.jinja").unlink()
-    changed(place / "model", place / "vision", model_type="glm4v")
+    changed(place / "model", place / "vision", model_type="clip")
     remote = {"AutoConfig": "configuration_chatglm.ChatGLMConfig"}
     changed(place / "model", place / "chatglm", model_type="chatglm", auto_map=remote)
     return place

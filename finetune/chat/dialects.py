@@ -175,13 +175,13 @@ def _openai_message(message: Message) -> list[dict[str, Any]]:
     return [spelt]
 
 
+def _content(message: Message) -> str | list[dict[str, Any]]:
+    """The text, or where images stand in it, a list of its parts."""
+    return [_part(part) for part in message.parts()] if message.images else message.content
+
+
 def _part(part: str | Image) -> dict[str, Any]:
     return {"type": "image"} if isinstance(part, Image) else {"type": "text", "text": part}
-
-
-def _content(message: Message) -> str | list[dict[str, Any]]:
-    """Text, or where there are images the parts of the content."""
-    return [_part(part) for part in message.parts()] if message.images else message.content
 
 
 GLM4 = Spelling("glm4", _glm4_message)

@@ -12,7 +12,7 @@ from finetune.chat.sight import PROCESSOR_FILES, Sight, read_sight
 from finetune.chat.template import ChatTemplate
 from finetune.chat.thoughts import Thinking
 from finetune.errors import ModelError, TemplateError, UntrustedContentError
-from finetune.folder import is_hub_id
+from finetune.folder import is_hub_id, refuse_glm_4v_9b
 
 _VOCABULARIES = ("tokenizer.model", "vocab.json", "spiece.model", "sentencepiece.bpe.model", "vocab.txt")
 
@@ -69,7 +69,8 @@ def load_tokenizer(folder: str | Path, *, trust_remote_code: bool = False) -> Pr
         return _load_from_hub(str(folder), trust_remote_code)
     if (path / "tokenizer.json").is_file():
         return _load_fast(path)
-    config = _tokenizer_config(path)
+    refuse_glm_4v_9b(path, _read_object(path / "config.json"))
+    config = _read_object(path / CONFIG_FILE)
     if "auto_map" in config and not trust_remote_code:
         raise UntrustedContentError(
             f"{path}: its tokenizer {config.get('tokenizer_class', '')} is Python code in the checkpoint; "
@@ -82,7 +83,7 @@ def load_tokenizer(folder: str | Path, *, trust_remote_code: bool = False) -> Pr
 
 
 def _load_fast(path: Path) -> PreTrainedTokenizerFast:
-    _tokenizer_config(path)
+    _read_object(path / CONFIG_FILE)
     try:
         tokenizer: PreTrainedTokenizerFast = PreTrainedTokenizerFast.from_pretrained(
             str(path), local_files_only=True
@@ -124,8 +125,8 @@ def _load_auto(name: str, trust_remote_code: bool) -> PreTrainedTokenizerFast:
     return tokenizer
 
 
-def _tokenizer_config(path: Path) -> dict[str, Any]:
-    file = path / CONFIG_FILE
+def _read_object(file: Path) -> dict[str, Any]:
+    """A JSON file; {} where there is none."""
     if not file.is_file():
         return {}
     try:

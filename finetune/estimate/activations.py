@@ -7,7 +7,7 @@ Whoever changes what they keep changes it here; `scripts/bench-memory` compares 
 from collections.abc import Iterator, Mapping, Sequence
 
 from finetune.estimate.setup import Load, Setup
-from finetune.estimate.shape import is_head
+from finetune.estimate.shape import is_head, is_visual
 
 FLOAT32, NARROW = 4, 2
 BLOCKWISE_LONGEST, BLOCK = 1024, 64
@@ -76,6 +76,39 @@ def _inputs(setup: Setup) -> Iterator[float]:
         yield from [setup.method.r * setup.compute_bytes] * len(setup.method.adapted)
 
 
+def tower_tensors(setup: Setup) -> Mapping[str, Sequence[float]]:
+    """What one layer of a vision tower that learns keeps: of each tensor the bytes per patch.
+
+    Values are a view of what made queries and keys as well, which therefore stays beside the rotated ones.
+    """
+    tower, narrow = setup.shape.tower, setup.compute_bytes
+    assert tower is not None
+    entry = tower.hidden * setup.residual_bytes
+    norm = [entry]
+    if tower.gated:  # those towers have RMSNorms, which keep what they computed in float32
+        norm = [tower.hidden * FLOAT32] + ([entry] if setup.method.kind == "full" else [])
+    return {
+        "norms": norm * 2,
+        "queries, keys and values": [3 * tower.hidden * narrow] + [tower.hidden * narrow] * 2,
+        "attention": [tower.hidden * narrow, tower.heads * FLOAT32],
+        "feed-forward": [tower.middle * narrow] * (4 if tower.gated else 2),
+        "inputs": [tower.hidden * narrow] * 3,
+    }
+
+
+def picture_bytes(setup: Setup, load: Load) -> int:
+    """Pixels, in float32; what the tower made of them; where it learns, what all its layers keep."""
+    tower = setup.shape.tower
+    if tower is None:
+        return 0
+    made = setup.shape.hidden * setup.residual_bytes / tower.merge**2
+    one = sum(map(sum, tower_tensors(setup).values()))
+    kept = one * (
+        tower.layers if setup.method.looks else 1
+    )  # a layer's, which comes and goes, where none learns
+    return int(load.patches * (tower.pixels * FLOAT32 + made + kept))
+
+
 def _copies(setup: Setup, readers: tuple[str, ...]) -> list[float]:
     """Bytes per number of each copy that is kept of an input which `readers` share.
 
@@ -83,7 +116,8 @@ def _copies(setup: Setup, readers: tuple[str, ...]) -> list[float]:
     """
     method, narrow = setup.method, setup.compute_bytes
     learning = sum(reader in method.adapted for reader in readers)
-    present = sum(any(m.endswith(f".{reader}") for m in setup.shape.linears) for reader in readers)
+    spoken = [module for module in setup.shape.linears if not is_visual(module)]
+    present = sum(any(m.endswith(f".{reader}") for m in spoken) for reader in readers)
     if method.kind == "full":
         return [narrow] * (present if setup.autocast else 1)
     own = setup.quantization is None and not setup.autocast and setup.sharing != "zero-3"

@@ -3,9 +3,16 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from finetune.estimate.activations import FLOAT32, NARROW, activation_bytes, small_share, workspace_bytes
+from finetune.estimate.activations import (
+    FLOAT32,
+    NARROW,
+    activation_bytes,
+    picture_bytes,
+    small_share,
+    workspace_bytes,
+)
 from finetune.estimate.setup import Load, Setup
-from finetune.estimate.shape import DTYPE_BYTES, is_head
+from finetune.estimate.shape import DTYPE_BYTES, is_head, is_visual
 
 LIBRARIES: Mapping[str, int] = {"cpu": 440_000_000, "cuda": 600_000_000}
 """Resident before any weight: Python with torch, transformers and peft; on a GPU, CUDA's own context."""
@@ -58,6 +65,7 @@ def memory_of(setup: Setup, load: Load) -> Memory:
         "gradients": _gradient_bytes(setup, load),
         "optimizer": int(_remembered(setup) * setup.method.trainable / _shared_by(setup, 1)),
         "activations": activation_bytes(setup, load),
+        "pictures": picture_bytes(setup, load),
         "backward pass": workspace_bytes(setup, load),
         "head": _head_bytes(setup, load),
         "exchange": _exchange_bytes(setup),
@@ -92,14 +100,17 @@ def _frozen_bytes(setup: Setup, count: int) -> float:
     each = DTYPE_BYTES[setup.stored]
     if setup.quantization is None:
         return count * each
-    packed = sum(a * b for name, (a, b) in setup.shape.linears.items() if not is_head(name))
+    kept = (is_head, is_visual)
+    matrices = setup.shape.linears.items()
+    packed = sum(a * b for name, (a, b) in matrices if not any(unpacked(name) for unpacked in kept))
     return packed * _QUANTIZED[setup.quantization] + (count - packed) * each
 
 
 def _copy_bytes(setup: Setup) -> int:
     """Weights in the dtype of the arithmetic, kept from forward to backward; float32 masters of an engine."""
     if setup.autocast:
-        matrices = sum(a * b for a, b in setup.shape.linears.values())
+        seen = setup.method.looks  # casts of what does not learn are not kept
+        matrices = sum(a * b for name, (a, b) in setup.shape.linears.items() if seen or not is_visual(name))
         return setup.compute_bytes * matrices // _shared_by(setup, 3)
     if setup.sharing.startswith("zero") and setup.stored != "F32":
         return FLOAT32 * setup.method.trainable // _shared_by(setup, 1)

@@ -3,15 +3,15 @@
 import json
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any, Literal
 
-from finetune.config.modules import mapped
+from finetune.config.modules import PARTS, mapped
 from finetune.config.schema import Config
 from finetune.errors import ModelError
-from finetune.estimate.shape import Shape, header, is_head
+from finetune.estimate.shape import Shape, header, is_head, is_visual
 
 Kind = Literal["full", "lora", "ia3", "prefix", "prompt"]
 
@@ -25,12 +25,16 @@ _KINDS: Mapping[str, Kind] = {
 _USUAL = ("query_key_value",)
 """Where target_modules is not given and peft chooses: about these."""
 
+_BUFFER = ".e_score_correction_bias"
+"""Stored beside the weights of a router, and no weight."""
+
 
 @dataclass(frozen=True, slots=True)
 class Method:
     """What learns. `trainable`: numbers. `whole`: those of them that are weights of the model itself.
 
-    adapted: last names of modules with an adapter of rank `r`. dropped: whether the adapter has dropout.
+    adapted: last names of the language model's modules with an adapter of rank `r`. dropped: whether it
+    has dropout. looks: whether something of a vision tower learns, which then keeps what its layers made.
     """
 
     kind: Kind
@@ -40,6 +44,7 @@ class Method:
     r: int = 0
     dropped: bool = False
     virtual_tokens: int = 0
+    looks: bool = False
 
 
 def method_of(config: Config, shape: Shape) -> Method:
@@ -48,7 +53,7 @@ def method_of(config: Config, shape: Shape) -> Method:
         return _of_adapter(Path(config.model.adapter), shape)
     if config.peft_config is None:
         return _full(shape, config.model.freeze or ())
-    return _of_settings(config.peft_config.model_dump(), shape)
+    return _of_settings(config.peft_config.model_dump(), shape, config.model.freeze)
 
 
 def lora_of(shape: Shape) -> Method:
@@ -57,12 +62,24 @@ def lora_of(shape: Shape) -> Method:
 
 
 def _full(shape: Shape, freeze: tuple[str, ...]) -> Method:
-    frozen = sum(
-        weight.count
+    learning = {
+        name: weight.count
         for name, weight in shape.weights.items()
-        if any(fnmatch(name, f"*{pattern}*") for pattern in freeze)
+        if not (_is_frozen(name, freeze) or name.endswith(_BUFFER))
+    }
+    count = sum(learning.values())
+    return Method("full", count, count, looks=any(map(_is_of_tower, learning)))
+
+
+def _is_frozen(name: str, freeze: tuple[str, ...]) -> bool:
+    return any(
+        re.fullmatch(PARTS[pattern], name) if pattern in PARTS else fnmatch(name, f"*{pattern}*")
+        for pattern in freeze
     )
-    return Method("full", shape.parameters - frozen, shape.parameters - frozen)
+
+
+def _is_of_tower(name: str) -> bool:
+    return re.fullmatch(PARTS["tower"], name) is not None
 
 
 def _of_adapter(folder: Path, shape: Shape) -> Method:
@@ -75,21 +92,22 @@ def _of_adapter(folder: Path, shape: Shape) -> Method:
     stored = header(folder / "adapter_model.safetensors")
     made = _of_settings({"num_virtual_tokens": 0, **settings}, shape)
     count = sum(weight.count for weight in stored.values())
-    return Method(kind, count, made.whole, made.adapted, made.r, made.dropped, made.virtual_tokens)
+    return replace(made, kind=kind, trainable=count)
 
 
-def _of_settings(settings: Mapping[str, Any], shape: Shape) -> Method:
+def _of_settings(settings: Mapping[str, Any], shape: Shape, freeze: tuple[str, ...] | None = None) -> Method:
     kind = _KINDS[settings["peft_type"]]
     if kind in ("prefix", "prompt"):
         return _virtual(kind, settings, shape)
     saved = _saved(settings, shape)
-    modules = dict(_adapted(settings, shape))
-    names = frozenset(name.rsplit(".", 1)[-1] for name in modules)
+    modules = dict(_adapted(settings, shape, _left_alone(settings, shape, freeze)))
+    names = frozenset(name.rsplit(".", 1)[-1] for name in modules if not is_visual(name))
+    looks = any(map(_is_of_tower, modules))
     if kind == "ia3":
-        return Method(kind, sum(out for _, out in modules.values()) + saved, saved, names)
+        return Method(kind, sum(out for _, out in modules.values()) + saved, saved, names, looks=looks)
     counts = [_rank(settings, name) * sum(sizes) for name, sizes in modules.items()]
     dropped = bool(settings.get("lora_dropout"))
-    return Method(kind, sum(counts) + saved, saved, names, settings.get("r") or 8, dropped)
+    return Method(kind, sum(counts) + saved, saved, names, settings.get("r") or 8, dropped, looks=looks)
 
 
 def _rank(settings: Mapping[str, Any], module: str) -> int:
@@ -105,20 +123,35 @@ def _saved(settings: Mapping[str, Any], shape: Shape) -> int:
     return sum(w.count for name, w in shape.weights.items() if any(n in name.split(".") for n in names))
 
 
-def _adapted(settings: Mapping[str, Any], shape: Shape) -> Iterator[tuple[str, tuple[int, int]]]:
+def _left_alone(settings: Mapping[str, Any], shape: Shape, freeze: tuple[str, ...] | None) -> str:
+    """A pattern of modules that get no adapter: those that `freeze` names, or (None) all that sees.
+
+    A pattern of targets means just what it says; a router of experts is no module that peft adapts.
+    """
+    routed = r"(.*\.)?mlp\.gate"
+    targets = settings.get("target_modules")
+    exact = isinstance(targets, str) and targets != "all-linear"
+    parts = () if freeze is None and exact else ("vision",) if freeze is None else freeze
+    return "|".join([routed, *(PARTS[part] for part in parts if part in PARTS)])
+
+
+def _adapted(
+    settings: Mapping[str, Any], shape: Shape, left_alone: str
+) -> Iterator[tuple[str, tuple[int, int]]]:
     wanted, left = settings.get("target_modules") or list(_USUAL), settings.get("exclude_modules") or ()
     layers = settings.get("layers_to_transform")
     only = {layers} if isinstance(layers, int) else set(layers or ())
-    for module, sizes in shape.linears.items():
+    free = [module for module in shape.linears if not re.fullmatch(left_alone, module)]
+    if wanted == "all-linear":  # by last names, which a convolution may share with a matrix
+        wanted = sorted({module.rsplit(".", 1)[-1] for module in free if not is_head(module)})
+    for module, sizes in {**shape.linears, **shape.convolutions}.items():
         numbers = {int(part) for part in module.split(".") if part.isdigit()}
         chosen = _matches(module, wanted, shape) and not (left and _matches(module, left, shape))
-        if chosen and (not only or numbers & only):
+        if chosen and not re.fullmatch(left_alone, module) and (not only or numbers & only):
             yield module, sizes
 
 
 def _matches(module: str, wanted: str | list[str], shape: Shape) -> bool:
-    if wanted == "all-linear":
-        return not is_head(module)
     if isinstance(wanted, str):
         return re.fullmatch(wanted, module) is not None
     last = {name.rsplit(".", 1)[-1] for name in shape.linears}

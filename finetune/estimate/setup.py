@@ -97,6 +97,7 @@ class Load:
 
     conversations: how many there are. longest: tokens of the longest of all. span: tokens of the conversation
     in which a token stands, on average over the tokens. alone: whether a step is one micro-batch.
+    patches: of all its pictures, `tower.merge` squared for each token of a picture.
     """
 
     tokens: int
@@ -105,3 +106,4 @@ class Load:
     longest: int
     span: float
     alone: bool = False
+    patches: int = 0

@@ -2,12 +2,14 @@
 
 import json
 import math
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from finetune.config.modules import PARTS
 from finetune.errors import ModelError
 from finetune.folder import is_hub_id
 
@@ -35,9 +37,26 @@ class Weight:
         return int(self.count * DTYPE_BYTES.get(self.dtype, 2))
 
 
+@dataclass(frozen=True, slots=True)
+class Tower:
+    """A vision tower: widths in numbers per patch of a picture.
+
+    middle: of the feed-forward layer; gated: whether it has two matrices of that width. pixels: numbers that a
+    patch is made of, its frames together. merge: patches, squared, that become one token of the text.
+    """
+
+    layers: int
+    hidden: int
+    heads: int
+    middle: int
+    gated: bool
+    pixels: int
+    merge: int
+
+
 @dataclass(frozen=True)
 class Shape:
-    """A decoder: widths in numbers per token, and every weight by name.
+    """A decoder: widths in numbers per token, and every weight by name, those of a vision tower among them.
 
     queries, keys: heads times their size, and the same of the key/value heads. rotary: numbers of a position's
     cosine. middle: of the gated feed-forward layer, over the experts that a token passes through.
@@ -53,6 +72,7 @@ class Shape:
     vocabulary: int
     weights: Mapping[str, Weight]
     tied: bool
+    tower: Tower | None = None
 
     @property
     def dtype(self) -> str:
@@ -68,13 +88,22 @@ class Shape:
 
     @cached_property
     def linears(self) -> Mapping[str, tuple[int, int]]:
-        """Module -> (inputs, outputs) of the matrices that are no embeddings; the head is among them."""
+        """Module -> (inputs, outputs) of the matrices that are no embeddings: the head and the tower's too."""
         found = {}
         for name, weight in self.weights.items():
             module = name.removesuffix(".weight")
             if name.endswith(".weight") and len(weight.shape) == 2 and not is_embedding(module):
                 found[module] = (weight.shape[1], weight.shape[0])
         return found
+
+    @cached_property
+    def convolutions(self) -> Mapping[str, tuple[int, int]]:
+        """Module -> (numbers of a patch, outputs)."""
+        return {
+            name.removesuffix(".weight"): (math.prod(weight.shape[1:]), weight.shape[0])
+            for name, weight in self.weights.items()
+            if name.endswith(".weight") and len(weight.shape) > 3
+        }
 
     @property
     def head(self) -> tuple[int, int]:
@@ -90,11 +119,16 @@ class Shape:
 
 def is_embedding(module: str) -> bool:
     last = module.rsplit(".", 1)[-1]
-    return last in ("embed_tokens", "word_embeddings", "wte", "wpe")
+    return last in ("embed_tokens", "word_embeddings", "wte", "wpe", "position_embedding", "pos_embed")
 
 
 def is_head(module: str) -> bool:
     return module.rsplit(".", 1)[-1] in ("lm_head", "output_layer", "embed_out")
+
+
+def is_visual(name: str) -> bool:
+    """Whether a module or weight is of the vision tower or its projector."""
+    return re.fullmatch(PARTS["vision"], name) is not None
 
 
 def read_shape(model: str | Path) -> Shape:
@@ -152,6 +186,34 @@ def _shape(where: Path, raw: Mapping[str, Any], weights: Mapping[str, Weight]) -
         vocabulary=_size(where, text, "vocab_size"),
         weights=weights,
         tied=not any(is_head(name.removesuffix(".weight")) for name in weights),
+        tower=_tower(where, raw, weights),
+    )
+
+
+def _tower(where: Path, raw: Mapping[str, Any], weights: Mapping[str, Weight]) -> Tower | None:
+    """From the weights: families mean different widths by the same key. Heads and merge are in no weight."""
+    said, seen = raw.get("vision_config"), {name: w.shape for name, w in weights.items() if is_visual(name)}
+    if not isinstance(said, dict) or not seen:
+        return None
+    blocks = {found[1] for name in seen if (found := re.search(r"visual\.blocks\.(\d+)\.", name))}
+    patch = _of(where, seen, r"patch_embed\.proj")
+    return Tower(
+        layers=len(blocks),
+        hidden=patch[0],
+        heads=_size(where, said, "num_heads"),
+        middle=_of(where, seen, r"blocks\.0\.mlp\.(gate_proj|up_proj|linear_fc1|fc1)")[0],
+        gated=any(name.endswith("blocks.0.mlp.gate_proj.weight") for name in seen),
+        pixels=math.prod(patch[1:]),
+        merge=said.get("spatial_merge_size") or 2,
+    )
+
+
+def _of(where: Path, shapes: Mapping[str, tuple[int, ...]], module: str) -> tuple[int, ...]:
+    for name, shape in shapes.items():
+        if re.fullmatch(rf"(.*\.)?visual\.{module}\.weight", name):
+            return shape
+    raise ModelError(
+        f"{where.parent}: no weight like visual.{module}; the estimate knows GLM's and Qwen's towers"
     )
 
 

@@ -29,6 +29,8 @@ class Work:
     span: float
     """Of the example in which a token stands, on average over the tokens."""
     step_tokens: int
+    patches_per_token: float = 0
+    """Patches of pictures for each token, in the most pictorial example: what a micro-batch may be full of."""
 
     @classmethod
     def of(cls, examples: Examples, conversations_per_step: int, seed: int, ranks: int) -> Self:
@@ -65,7 +67,8 @@ class Work:
         conversations = max(1, round(tokens / self.conversation_tokens))
         supervised = max(1, round(tokens * self.supervised))
         span, alone = min(self.span, tokens), tokens == self.step_tokens
-        return Load(tokens, supervised, conversations, self.longest, span, alone)
+        patches = round(tokens * self.patches_per_token)
+        return Load(tokens, supervised, conversations, self.longest, span, alone, patches)
 
 
 def flops_per_token(setup: Setup, work: Work) -> float:

@@ -22,7 +22,7 @@ from transformers.utils import logging as transformers_logging
 from finetune import log
 from finetune.config.schema import ModelConfig
 from finetune.errors import MissingLibraryError, ModelError, UntrustedContentError, some_of
-from finetune.folder import is_hub_id
+from finetune.folder import is_hub_id, refuse_glm_4v_9b
 from finetune.model.attention import stock_attention
 from finetune.model.vision import SEEING
 
@@ -81,6 +81,7 @@ def read_model_config(model: str | Path, config: ModelConfig) -> PreTrainedConfi
         what = "a file, not a folder" if where.is_file() else "no such folder"
         raise ModelError(f"{model}: {what}; MODEL is a folder with a transformers checkpoint, or a Hub id")
     raw = _raw_config(model)
+    refuse_glm_4v_9b(model, raw)
     if "auto_map" in raw and raw.get("model_type") not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
         if not config.trust_remote_code:
             raise UntrustedContentError(f"{model}: {_REMOTE_CODE_ADVICE}")

@@ -89,7 +89,7 @@ class Prepared:
         """What run.json says of the data."""
         splits = (("train", self.examples), ("validation", self.validation), ("test", self.test))
         return [
-            {"split": split, **account.as_dict()}
+            {"split": split, **account.as_dict(), **_pictures(examples)}
             for split, examples in splits
             if examples is not None
             for account in examples.files
@@ -136,6 +136,12 @@ class Prepared:
         for line in told(setup, choice, free, chosen=self.tokens is None):
             log.info(line)
         return replace(self, tokens=choice.tokens, recompute=choice.recompute, choice=choice)
+
+
+def _pictures(examples: Examples) -> dict[str, Any]:
+    """What run.json says of the pictures of a split, where it has some."""
+    album = examples.album
+    return {"pictures": len(album), "pictures_sha256": album.sha256} if len(album) else {}
 
 
 def prepare(config: Config, data_dir: Path, model: str) -> Prepared:

@@ -142,10 +142,12 @@ def _refuse_what_is_not_built(config: Config) -> None:
 
 
 def _refuse_other_data(prepared: Prepared, data: Sequence[dict[str, Any]] | None) -> None:
-    expected = {account["file"]: account["sha256"] for account in data or ()}
+    earlier = {account["file"]: account for account in data or ()}
     for account in prepared.accounts():
-        if expected.get(account["file"], account["sha256"]) != account["sha256"]:
-            raise DataError(f"{account['file']}: has changed since the run that is to be repeated")
+        before = earlier.get(account["file"], account)
+        for what, key in (("has", "sha256"), ("one of its pictures has", "pictures_sha256")):
+            if before.get(key) != account.get(key):
+                raise DataError(f"{account['file']}: {what} changed since the run that is to be repeated")
 
 
 def _write_rejected(output: Path, examples: Examples) -> None:

@@ -13,6 +13,7 @@ from finetune.errors import ConfigError, ModelError
 from finetune.estimate.machine import free_bytes, in_words, parse_size, resident_bytes
 from finetune.estimate.method import method_of
 from finetune.estimate.shape import read_shape
+from tests.seeing import make_seeing
 
 METHODS: dict[str, dict[str, Any] | None] = {
     "full": None,
@@ -51,6 +52,70 @@ def test_frozen_weights_do_not_learn(small: Path) -> None:
     shape = read_shape(small)
     method = method_of(config_of(None, model_config={"freeze": ["embed_tokens"]}), shape)
     assert method.trainable == shape.parameters - shape.vocabulary * shape.hidden
+
+
+FAMILIES = ["glm4v", "glm46v", "qwen2_5_vl", "qwen3_vl"]
+
+
+@pytest.fixture(scope="module")
+def seeing(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A tiny checkpoint of each family that sees."""
+    folder = tmp_path_factory.mktemp("seeing")
+    return {family: make_seeing(folder / family, family) for family in [*FAMILIES, "glm4v_moe"]}
+
+
+@pytest.mark.parametrize(
+    ("method", "freeze"),
+    [
+        ("full", None),
+        ("full", ["vision"]),
+        ("full", ["tower", "embed_tokens"]),
+        ("full", ["projector"]),
+        ("lora", None),
+        ("lora", []),
+        ("lora of all", None),
+        ("lora by pattern", None),
+        ("prefix", None),
+        ("ia3", None),
+    ],
+)
+def test_what_learns_of_a_model_that_sees_is_counted_too(
+    method: str, freeze: list[str] | None, seeing: dict[str, Path]
+) -> None:
+    from finetune.model.load import load_base
+    from finetune.model.tuning import apply_tuning
+
+    config = config_of(METHODS[method], model_config={"freeze": freeze})
+    families = [*FAMILIES, "glm4v_moe"] if METHODS[method] is None else FAMILIES
+    for family in families:
+        base = load_base(seeing[family], config.model, device=torch.device("cpu"))
+        tuned = apply_tuning(base, config.peft_config, freeze=config.model.freeze)
+        found = method_of(config, read_shape(seeing[family]))
+        learning = dict(tuned.trainable())
+        assert found.trainable == sum(parameter.numel() for parameter in learning.values()), family
+        assert found.looks == any(".visual.blocks." in name for name in learning), family
+
+
+def test_adapters_of_the_tower_are_counted_where_they_are_let_in(seeing: dict[str, Path]) -> None:
+    from finetune.model.load import load_base
+    from finetune.model.tuning import apply_tuning
+
+    for freeze, looks in (([], True), (["tower"], False)):
+        config = config_of(METHODS["lora of all"], model_config={"freeze": freeze})
+        base = load_base(seeing["glm4v"], config.model, device=torch.device("cpu"))
+        tuned = apply_tuning(base, config.peft_config, freeze=config.model.freeze)
+        found = method_of(config, read_shape(seeing["glm4v"]))
+        assert (found.trainable, found.looks) == (sum(p.numel() for _, p in tuned.trainable()), looks)
+
+
+def test_the_language_model_and_the_tower_are_read_apart(seeing: dict[str, Path]) -> None:
+    shape = read_shape(seeing["glm4v"])
+    text = json.loads((seeing["glm4v"] / "config.json").read_text())["text_config"]
+    assert (shape.layers, shape.hidden) == (text["num_hidden_layers"], text["hidden_size"])
+    tower = shape.tower
+    assert tower is not None
+    assert (tower.layers, tower.hidden, tower.heads, tower.gated, tower.merge) == (2, 16, 2, True, 2)
+    assert tower.pixels == 3 * 2 * 14 * 14
 
 
 def test_every_weight_is_counted(small: Path) -> None:

@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
+from finetune.chat.load import load_template
 from finetune.config.schema import ModelConfig
 from finetune.errors import ModelError, UntrustedContentError
 from finetune.model.load import load_base
@@ -77,7 +78,7 @@ REFUSED: dict[str, tuple[Change, str]] = {
     "config is a list": (holds("config.json", b"[]"), "not a JSON object"),
     "config with a wrong value": (says(hidden_size="many"), "cannot be used: .*hidden_size.*'many'"),
     "no model type": (says(model_type=None), "model_type None is no causal language model"),
-    "a vision model": (says(model_type="llava"), "'llava' is no .* nor a vision model known here .*glm46v"),
+    "a vision model": (says(model_type="clip"), "model_type 'clip' is no causal language model of text"),
     "an encoder-decoder": (says(model_type="t5"), "model_type 't5' is no causal language model"),
     "no weights": (without("model.safetensors"), "no file named model.safetensors"),
     "a weight is missing": (
@@ -123,6 +124,24 @@ def test_code_of_a_checkpoint_is_never_run_unasked(small: Path, tmp_path: Path) 
     with pytest.raises(UntrustedContentError, match=r"glm-4-9b-chat-hf.*trust_remote_code: true") as refused:
         load(folder)
     assert refused.value.exit_code == 6
+
+
+@pytest.mark.parametrize("trusted", [False, True])
+def test_the_old_glm_4v_9b_is_refused_by_name_whether_its_code_is_trusted_or_not(
+    small: Path, tmp_path: Path, trusted: bool
+) -> None:
+    folder = shutil.copytree(small, tmp_path / "old")
+    says(model_type="chatglm", auto_map=REMOTE, vision_config={"image_size": 1120})(folder)
+    (folder / "configuration_chatglm.py").write_text("raise SystemExit('ran')\n")
+    (folder / "tokenizer.json").unlink()
+    settings = {"auto_map": {"AutoTokenizer": ["tokenization_chatglm.ChatGLM4Tokenizer", None]}}
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    way_out = r"old: is a glm-4v-9b,.*GLM-4\.1V-9B-Thinking or GLM-4\.6V-Flash.*docs/glm-4v-9b\.md"
+    with pytest.raises(ModelError, match=way_out):
+        load(folder, trust_remote_code=trusted)
+    with pytest.raises(ModelError, match=way_out):
+        load_template(folder, trust_remote_code=trusted)  # what a run asks for first
+    assert Path("docs/glm-4v-9b.md").is_file()
 
 
 def test_a_native_class_is_taken_even_where_the_checkpoint_offers_code(small: Path, tmp_path: Path) -> None:

@@ -4,7 +4,9 @@ PIL refuses a file that ends too early, and stays as strict (ImageFile.LOAD_TRUN
 """
 
 import io
+import logging
 import os
+import re
 import threading
 import warnings
 from collections.abc import Iterator
@@ -23,6 +25,7 @@ from finetune.data.images.wrong import WrongImageError
 MOST_BYTES = 200_000_000
 MOST_PIXELS = 100_000_000
 _MOST_WORK = 100 * MOST_PIXELS  # pixels x passes over them; a progressive JPEG has about ten passes
+_MOST_REMARKS = 1000
 _SCAN = b"\xff\xda"  # a JPEG's start of a pass
 _NUMBERS = ("I", "F", "I;16", "I;16L", "I;16B", "I;16N")
 _MEANING = 262  # TIFF's PhotometricInterpretation
@@ -33,7 +36,12 @@ _JPEGS = ("JPEG", "MPO")
 
 # What PIL remarks on (large pictures, damaged EXIF) is either refused below or does not matter.
 warnings.filterwarnings("ignore", module=r"PIL\.")
+logging.getLogger("PIL").setLevel(logging.CRITICAL)
+
 _stderr = threading.Lock()
+_LIBTIFF = re.compile(
+    rb"^(JPEGLib|TIFF\w+|\w+Decode\w*|_TIFF\w+|Fax\w+|ZIP\w+|LZW\w+|OJPEG\w+): [^\n]*", re.MULTILINE
+)
 
 
 def size_of(content: bytes, name: str) -> tuple[int, int]:
@@ -87,6 +95,8 @@ def _opened(content: bytes, name: str) -> PIL.Image.Image:
     width, height = image.size
     if width * height > MOST_PIXELS:
         raise too_large(name, f"{width} x {height} pixels")
+    if content[:2] in (b"P1", b"P2", b"P3") and (remarks := content.count(b"#")) > _MOST_REMARKS:
+        raise too_large(name, f"{remarks:,} comments in a PPM file")  # PIL's time grows with their square
     passes = content.count(_SCAN) if image.format in _JPEGS else 1
     if width * height * passes > _MOST_WORK:
         raise too_large(name, f"{width} x {height} pixels in {passes:,} passes")
@@ -119,22 +129,27 @@ def _refuse_unshown(image: PIL.Image.Image, name: str) -> None:
 
 
 def _load(image: PIL.Image.Image) -> None:
-    with _libtiff_silenced() if image.format == "TIFF" else nullcontext():
+    with _libtiff_heard() if image.format == "TIFF" else nullcontext():
         image.load()
 
 
 @contextmanager
-def _libtiff_silenced() -> Iterator[None]:
-    """libtiff writes what it finds wrong on stderr, past Python; PIL raises for it, too."""
+def _libtiff_heard() -> Iterator[None]:
+    """Raises OSError for what libtiff finds wrong: it writes that on stderr, past Python, and may decode on."""
     with _stderr:
-        kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+        kept, (hears, speaks) = os.dup(2), os.pipe()
         try:
-            os.dup2(nowhere, 2)
+            os.set_blocking(speaks, False)  # what does not fit into the pipe is lost
+            os.dup2(speaks, 2)
             yield
         finally:
             os.dup2(kept, 2)
             os.close(kept)
-            os.close(nowhere)
+            os.close(speaks)
+            with os.fdopen(hears, "rb") as pipe:
+                said = _LIBTIFF.search(pipe.read())
+        if said:
+            raise OSError(said[0].decode(errors="replace"))
 
 
 @contextmanager

@@ -130,6 +130,8 @@ def damaged() -> Iterator[Case]:
     rows, good, jpeg = files.grey_rows(grey), whole()["png"], whole()["jpeg"]
     at = good.index(b"IDAT") + 200
     first = jpeg.index(b"\xff\xdb")
+    in_jpeg = whole()["jpeg.tiff"]
+    packed = in_jpeg.index(b"\xff\xda") + 300
     kinds = {
         "PNG with a changed byte": good[:at] + bytes([good[at] ^ 1]) + good[at + 1 :],
         "PNG with a wrong check sum": png(48, 32, chunk(b"IDAT", rows[8:-4], damage=1)),
@@ -157,6 +159,10 @@ def damaged() -> Iterator[Case]:
         "TIFF packed otherwise than it says": whole()["lzw.tiff"].replace(
             struct.pack("<HHIHH", 259, 3, 1, 5, 0), struct.pack("<HHIHH", 259, 3, 1, 8, 0)
         ),
+        "TIFF of 32,515 samples for each pixel": whole()["tiff"].replace(
+            struct.pack("<HHIHH", 277, 3, 1, 3, 0), struct.pack("<HHIHH", 277, 3, 1, 32515, 0)
+        ),
+        "TIFF of JPEG with an unknown mark": in_jpeg[:packed] + b"\xff\x15" + in_jpeg[packed + 2 :],
         "WebP whose length is wrong": whole()["webp"][:4] + b"\xff\xff\xff\x7f" + whole()["webp"][8:],
         "WebP without pixels": b"RIFF\x04\0\0\0WEBP",
         "PPM of no white": b"P6 2 2 0\n" + bytes(12),
@@ -185,6 +191,7 @@ def too_large() -> Iterator[Case]:
         "JPEG of 65,500 x 65,500": files.resized(whole()["jpeg"], 65500, 65500),
         "JPEG of 12,000 x 9,000": files.resized(whole()["jpeg"], 12000, 9000),
         "JPEG of 1,000 passes": files.many_passes(1000),
+        "PPM of 100,000 comments": b"P3 10 10 255\n" + b"#\n" * 100_000,
         "WebP of 16,384 x 16,384": webp,
         "TIFF of 100,000 x 100,000": tiff(bytes(10), 100_000, 100_000),
         "BMP of 30,000 x 30,000": b"BM"
