@@ -129,7 +129,7 @@ def test_a_template_that_loses_images_is_refused(source: str, reason: str) -> No
 @pytest.mark.parametrize("name", SEEING)
 def test_a_model_shows_no_images_itself(name: str) -> None:
     showing = Conversation((Message("user", "q"), Message("assistant", "this", images=(picture("a"),))))
-    with pytest.raises(TemplateError, match="message 2: .* images that the assistant shows: a model writes text"):
+    with pytest.raises(TemplateError, match=r"message 2: .* images that the assistant shows"):
         seeing(name).render(showing)
 
 
