@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from finetune import __version__, log
-from finetune.errors import DataError, FinetuneError, StorageError
+from finetune.errors import ConfigError, DataError, FinetuneError, StorageError
 from finetune.startup import loading
 
 if TYPE_CHECKING:
@@ -405,14 +405,21 @@ def docs(
 def demo(
     method: Annotated[Literal["lora", "p-tuning", "full"], typer.Option(help="How to tune.")] = "lora",
     output: Annotated[Path, typer.Option(help="Folder for everything the demo makes.")] = Path("finetune-demo"),
+    vision: Annotated[bool, typer.Option("--vision", help="A model that sees, and pictures; by LoRA.")] = False,
 ) -> None:
     """Make a small GLM-4, fine-tune it, compare, merge and talk to it. No download, about a minute.
 
     Example: finetune demo --method p-tuning
     """
     from finetune.demo.story import tell
+    from finetune.demo.vision import tell as tell_of_vision
 
-    tell(method, output, run=_run_in_process)
+    if vision and method != "lora":
+        raise ConfigError(f"--method {method}: the demo of vision tunes by lora; leave --method out")
+    if vision:
+        tell_of_vision(output, run=_run_in_process)
+    else:
+        tell(method, output, run=_run_in_process)
 
 
 @app.command()

@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from finetune.demo.looking import share_right
+
 ROOT = Path(__file__).parents[1]
 BLOCK = re.compile(r"```console\n(.*?)```", re.DOTALL)
 SCRIPTS = ("./scripts/quickstart", "./scripts/test")  # the first runs `finetune demo`, the second runs this
@@ -61,6 +63,10 @@ def test_the_demo_and_then_every_command_of_the_readme_work(folder: Path) -> Non
         done = run(command, folder)
         assert done.returncode == 0, f"{command}\n{done.stderr}"
     assert (folder / "merged/model.safetensors").is_file()
+    seen = folder / "finetune-demo/vision/eval"
+    right = {name: share_right(seen / name / "predictions.jsonl") for name in ("base", "tuned", "swapped")}
+    assert right["tuned"] > 0.8
+    assert max(right["base"], right["swapped"]) < 0.05
 
 
 @pytest.mark.long

@@ -6,21 +6,13 @@ make and teach a base (once) → check → train → evaluate base and tuned →
 import json
 import os
 import shlex
-import shutil
-import sys
-from collections.abc import Callable, Sequence
-from filecmp import cmp
-from hashlib import sha256
 from pathlib import Path
 from typing import Any, Literal
 
 from finetune.demo import tasks
-from finetune.disk import cache_folder
-from finetune.folder import checkpoints
+from finetune.demo.base import Run, copied, free_folder, taught, write_rows
 
 Method = Literal["lora", "p-tuning", "full"]
-Run = Callable[[Sequence[str]], None]
-"""Runs a command line of `finetune`, without the program's name."""
 
 QUESTION = "What is the capital of Peru?"
 SHAPE: dict[str, Any] = {"num_hidden_layers": 3, "initializer_range": 0.05}
@@ -73,7 +65,7 @@ def tell(method: Method, output: Path, *, run: Run) -> None:
     # Before torch is loaded: so small a model gains little from threads, and loses much where cores are busy.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     output.mkdir(parents=True, exist_ok=True)
-    base = _copied(taught_base(run), output / "base")
+    base = copied(taught_base(run), output / "base")
     data, config, tuned = _write_inputs(method, output)
 
     def step(title: str, *arguments: str) -> None:
@@ -95,73 +87,30 @@ def tell(method: Method, output: Path, *, run: Run) -> None:
     print("\n" + "\n".join(_table(tuned)), flush=True)
 
 
-def _copied(taught: Path, base: Path) -> Path:
-    """The base below `output`, where a user finds it; beside one that an older version of the demo taught."""
-    weights = "model.safetensors"
-    if base.exists() and not cmp(taught / weights, base / weights, shallow=False):
-        base = base.with_name(taught.name)
-    if not base.exists():
-        shutil.copytree(taught, base)
-    return base
-
-
 def taught_base(run: Run) -> Path:
     """A small GLM-4 that knows the demo's facts, from the user's cache or made and taught now."""
-    cache = cache_folder()
-    base = cache / f"demo-{_recipe()}"
-    if (base / "config.json").is_file():
-        return base
+    parts = [json.dumps(SHAPE), json.dumps(tasks.base_rows()), *tasks.corpus()]
+    return taught("Make a small GLM-4 and teach it some facts", parts, _BASE_YAML, _prepare, run=run)
+
+
+def _prepare(work: Path) -> None:
     from finetune.model.tiny import make_tiny
 
-    work = cache / f"tmp-{os.getpid()}"
-    shutil.rmtree(work, ignore_errors=True)
-    work.mkdir(parents=True)
-    print("# Make a small GLM-4 and teach it some facts (once; it is kept for later)", flush=True)
     make_tiny(work / "random", tasks.corpus(), **SHAPE)
-    _write_rows(work / "base.jsonl", tasks.base_rows())
-    (work / "base.yaml").write_text(_BASE_YAML, encoding="utf-8")
-    taught = work / "taught"
-    run(
-        [
-            "train",
-            f"{work}",
-            f"{work / 'random'}",
-            f"{work / 'base.yaml'}",
-            "--set",
-            f"training_args.output_dir={taught}",
-        ]
-    )
-    checkpoints(taught)[0].rename(base)
-    shutil.rmtree(work)
-    return base
-
-
-def _recipe() -> str:
-    """Names everything the base depends on, so that another recipe makes another base."""
-    parts = [_BASE_YAML, json.dumps(SHAPE), json.dumps(tasks.base_rows()), *tasks.corpus()]
-    return sha256("\n".join(parts).encode()).hexdigest()[:12]
+    write_rows(work / "base.jsonl", tasks.base_rows())
 
 
 def _write_inputs(method: Method, output: Path) -> tuple[Path, Path, Path]:
     """The data folder, the YAML and the run folder-to-be, all below `output`."""
     data = output / "data"
     data.mkdir(exist_ok=True)
-    _write_rows(data / "train.jsonl", tasks.house_rows("train"))
-    _write_rows(data / "test.jsonl", tasks.house_rows("test"))
-    tuned = _free_folder(output / method)
+    write_rows(data / "train.jsonl", tasks.house_rows("train"))
+    write_rows(data / "test.jsonl", tasks.house_rows("test"))
+    tuned = free_folder(output / method)
     config = tuned.with_suffix(".yaml")
     steps, rate, peft = _STEPS[method], _RATE[method], _PEFT[method]
     config.write_text(_TUNE_YAML.format(output=tuned, steps=steps, rate=rate, peft=peft), encoding="utf-8")
     return data, config, tuned
-
-
-def _free_folder(folder: Path) -> Path:
-    numbered = (folder.with_name(f"{folder.name}-{number}") for number in range(2, sys.maxsize))
-    return folder if not folder.exists() else next(path for path in numbered if not path.exists())
-
-
-def _write_rows(path: Path, rows: Sequence[tasks.Row]) -> None:
-    path.write_text("".join(f"{json.dumps(row, ensure_ascii=False)}\n" for row in rows), encoding="utf-8")
 
 
 def _table(tuned: Path) -> list[str]:

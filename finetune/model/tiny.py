@@ -5,7 +5,7 @@ rotary embeddings, a fused gate/up projection), its special tokens and its chat 
 it works on the real ones.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -64,32 +64,43 @@ def make_tiny(
 
 
 def train_tokenizer(corpus: Iterable[str], vocab_size: int) -> PreTrainedTokenizerFast:
-    """A byte-level BPE with GLM-4's special tokens, whose post-processor adds `[gMASK]<sop>` as there."""
+    """A byte-level BPE with GLM-4's special tokens and template."""
+    template = TEMPLATE.read_text(encoding="utf-8")
+    texts = chain([template] * _TEMPLATE_REPEATS, corpus)
+    return bpe_tokenizer(texts, vocab_size, SPECIAL_TOKENS, template)
+
+
+def bpe_tokenizer(
+    texts: Iterable[str], vocab_size: int, special: Sequence[str], template: str
+) -> PreTrainedTokenizerFast:
+    """A byte-level BPE with `special` tokens, whose post-processor adds `[gMASK]<sop>` as GLM-4's does.
+
+    `special` has these two and begins with the token that ends a text and pads.
+    """
     bpe = Tokenizer(models.BPE())
     split = pre_tokenizers.Split(Regex(_WORDS), behavior="isolated")
     bytes_of = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     bpe.pre_tokenizer = pre_tokenizers.Sequence([split, bytes_of])
     bpe.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size - len(SPECIAL_TOKENS),
+        vocab_size=vocab_size - len(special),
         max_token_length=_LONGEST_TOKEN,
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
-    words = TEMPLATE.read_text(encoding="utf-8")
-    bpe.train_from_iterator(chain([words] * _TEMPLATE_REPEATS, corpus), trainer)
-    bpe.add_special_tokens(list(SPECIAL_TOKENS))
+    bpe.train_from_iterator(texts, trainer)
+    bpe.add_special_tokens(list(special))
     prefix = [(token, bpe.token_to_id(token)) for token in ("[gMASK]", "<sop>")]
     bpe.post_processor = processors.TemplateProcessing(
         single="[gMASK] <sop> $A", pair="[gMASK] <sop> $A $B", special_tokens=prefix
     )
     return PreTrainedTokenizerFast(
         tokenizer_object=bpe,
-        eos_token="<|endoftext|>",
-        pad_token="<|endoftext|>",
-        additional_special_tokens=list(SPECIAL_TOKENS[1:]),
+        eos_token=special[0],
+        pad_token=special[0],
+        additional_special_tokens=list(special[1:]),
         clean_up_tokenization_spaces=False,
-        chat_template=TEMPLATE.read_text(encoding="utf-8"),
+        chat_template=template,
     )
 
 

@@ -46,7 +46,8 @@ class Vision:
         self._processor = _processor(sight)
         self._pool = ThreadPoolExecutor(min(_THREADS, len(os.sched_getaffinity(0))), "pictures")
         self._lock = threading.Lock()
-        self._kept: OrderedDict[str, Future[Tensor]] = OrderedDict()  # the least lately used first
+        self._kept: OrderedDict[str, tuple[Future[Tensor], int]] = OrderedDict()  # the least lately used first
+        self._held = 0  # bytes of all that is kept
 
     def expect(self, pictures: Iterable[Picture]) -> None:
         """Begin to process pictures that will be asked for, in this order, as many as the budget holds."""
@@ -101,21 +102,30 @@ class Vision:
 
     def _ask(self, picture: Picture) -> "Future[Tensor]":
         with self._lock:
-            asked = self._kept.pop(picture.sha256, None) or self._pool.submit(self._process, picture)
-            self._kept[picture.sha256] = asked
+            asked, size = self._taken(picture.sha256) or (None, 0)
+            if asked is None or (asked.done() and asked.exception() is not None):
+                asked, size = self._pool.submit(self._process, picture), self._bytes(picture)
+            self._kept[picture.sha256] = asked, size
+            self._held += size
             self._forget()
         return asked
 
+    def _taken(self, name: str) -> "tuple[Future[Tensor], int] | None":
+        """What is kept by this name, no longer kept."""
+        kept = self._kept.pop(name, None)
+        self._held -= 0 if kept is None else kept[1]
+        return kept
+
     def _forget(self) -> None:
-        """Let go of what was not used for longest; what is being processed stays."""
-        done = [(name, asked) for name, asked in self._kept.items() if asked.done()]
-        held = sum(asked.result().nbytes for _, asked in done if asked.exception() is None)
-        for name, asked in done:
-            failed = asked.exception() is not None
-            if held <= self.budget and not failed:
-                continue
-            held -= 0 if failed else asked.result().nbytes
-            del self._kept[name]
+        """Let go of what was not used for longest; what is being processed stays.
+
+        Looks at what it lets go, and no further: it runs for every picture, and there may be very many.
+        """
+        while self._held > self.budget:
+            name, (asked, _) = next(iter(self._kept.items()))
+            if not asked.done():
+                return
+            self._taken(name)
 
     def _process(self, picture: Picture) -> Tensor:
         made = self._processor(images=[pixels(picture)], return_tensors="pt")

@@ -1,5 +1,7 @@
 """Pictures in flat batches: loss and gradients of transformers' own forward, one conversation at a time."""
 
+import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -198,6 +200,32 @@ def test_patches_are_kept_within_the_budget_and_the_least_lately_used_go_first(
     whole, grids = vision.patches(shown)  # more than the budget at once
     assert whole.shape == (6 * 16, 1176) and grids.tolist() == [[1, 4, 4]] * 6
     assert len(vision._kept) <= 3
+
+
+def test_a_picture_at_hand_is_found_as_fast_among_many(glm4v: Path, tmp_path: Path) -> None:
+    shown = [look(Image(str(draw(tmp_path / f"{n}.png", 28, 28, seed=n)))) for n in range(100)]
+    vision = vision_of(glm4v, budget=2**23)
+    vision.patches(shown[:1])
+    alone = calls_of(lambda: vision.patches(shown[:1]))
+    vision.patches(shown)
+    assert calls_of(lambda: vision.patches(shown[:1])) == alone
+
+
+def calls_of(work: Callable[[], object]) -> int:
+    """How many Python functions are called."""
+    calls = 0
+
+    def count(frame: object, event: str, argument: object) -> None:
+        nonlocal calls
+        calls += event == "call"
+
+    before = sys.getprofile()
+    sys.setprofile(count)
+    try:
+        work()
+    finally:
+        sys.setprofile(before)
+    return calls
 
 
 def test_pictures_are_made_ready_ahead_as_far_as_the_budget_goes(glm4v: Path, tmp_path: Path) -> None:
