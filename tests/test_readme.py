@@ -48,7 +48,7 @@ def reports(folder: Path, method: str) -> list[dict[str, Any]]:
 
 def test_the_first_two_commands_are_the_scripts() -> None:
     assert tuple(commands()[:2]) == SCRIPTS
-    assert len(commands()) == 12
+    assert len(commands()) == 13
 
 
 def test_the_demo_and_then_every_command_of_the_readme_work(folder: Path) -> None:
