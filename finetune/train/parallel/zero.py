@@ -73,8 +73,9 @@ def _read_from_outside(base: nn.Module) -> Iterator[tuple[nn.Module, nn.Paramete
     """
     for name, module in base.named_modules():
         if re.fullmatch(PARTS["vision"], name):
-            within = (part for part in module.modules() if part is not module)
-            yield from ((module, part.weight) for part in within if isinstance(part, nn.Embedding))
+            for part in module.modules():
+                if isinstance(part, nn.Embedding) and part is not module:
+                    yield from ((module, table) for table in part.parameters(recurse=False))
 
 
 class Zero:
