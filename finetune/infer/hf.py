@@ -30,7 +30,14 @@ from finetune.data.encode import Example, Prompt
 from finetune.errors import ConfigError, ModelError
 from finetune.infer.decode import Decoder, Virtual, trial
 from finetune.infer.engine import Completion, Finish, Sampling
-from finetune.infer.padded import behind_prefix, generation_config, pad_left, showing, with_virtual_words
+from finetune.infer.padded import (
+    behind_prefix,
+    generation_config,
+    given_once,
+    pad_left,
+    showing,
+    with_virtual_words,
+)
 from finetune.infer.slots import SLOTS, why_no_slots
 from finetune.infer.text import TextPieces
 from finetune.infer.worker import Worker
@@ -228,20 +235,34 @@ class HFEngine:
         # The base's own generate: adapters sit in its layers, and virtual tokens are in `inputs` already.
         generate: Callable[..., torch.Tensor] = cast(Any, self._base).generate
         options = {"synced_gpus": self._lockstep, **extra}
-        with self._looking(prompts):
+        with self._looking(prompts, sampling.num_beams, inputs.arguments):
             return generate(generation_config=config, **inputs.arguments, **options)[:, inputs.prompt_columns :]
 
     @contextmanager
-    def _looking(self, prompts: Sequence[Prompt]) -> Iterator[None]:
-        """Forget the positions of pictures asked about before; keep step with processes that look at some."""
+    def _looking(self, prompts: Sequence[Prompt], beams: int, arguments: dict[str, Any]) -> Iterator[None]:
+        """Let go of the positions of earlier pictures; keep step with processes that look at some."""
         if not sees(self._base):
             yield
             return
         cast(Any, self._base.model).rope_deltas = None
-        blank = self._lockstep and not any(prompt.pictures for prompt in prompts)
-        words = self._base.get_input_embeddings()
-        with looking_at_blank(words, self._vision) if blank else nullcontext():
+        with self._in_step(prompts, beams, arguments) if self._lockstep else nullcontext():
             yield
+
+    def _in_step(
+        self, prompts: Sequence[Prompt], beams: int, arguments: dict[str, Any]
+    ) -> AbstractContextManager[None]:
+        """Have the tower look behind the embedding layer, at pictures or at a blank one, in all processes.
+
+        Given pixels, `generate` would look before the model's forward, where nothing has gathered its weights.
+        """
+        if not any(prompt.pictures for prompt in prompts):
+            return looking_at_blank(self._base.get_input_embeddings(), self._vision)
+        del arguments["pixel_values"]
+        pictures = [picture for prompt in prompts for _ in range(beams) for picture in prompt.pictures]
+        patches, grids = (part.to(self._device) for part in self._vision.patches(pictures))
+        # `generate` leaves a place for features of its own, and models refuse that beside pixels.
+        seen = {"pixel_values": patches, "image_grid_thw": grids, "mm_encoder_outputs": None}
+        return given_once(self._base, seen)
 
     def _inputs(self, prompts: Sequence[Prompt], beams: int) -> _Inputs:
         kind, virtual = self._virtual_tokens()

@@ -7,11 +7,14 @@ Virtual tokens of a prefix or prompt are put in place here, at the positions the
     prompt   embeddings of the row: [pad] [virtual × P] [prompt]
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
-from transformers import GenerationConfig
+from torch import nn
+from torch.utils.hooks import RemovableHandle
+from transformers import GenerationConfig, PreTrainedModel
 
 from finetune.chat.template import ChatTemplate
 from finetune.data.encode import Prompt
@@ -39,6 +42,23 @@ def showing(
     patches, grids = (part.to(device) for part in vision.patches(pictures))
     kinds = (ids == vision.sight.token).to(torch.int32)
     return {"pixel_values": patches, "image_grid_thw": grids, "mm_token_type_ids": kinds}
+
+
+@contextmanager
+def given_once(model: PreTrainedModel, more: Mapping[str, Any]) -> Iterator[None]:
+    """While this is entered, the next forward of `model` is given these arguments too, once."""
+    handles: list[RemovableHandle] = []
+
+    def give(module: nn.Module, given: Any, named: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        handles.pop().remove()
+        return given, {**named, **more}
+
+    handles.append(model.register_forward_pre_hook(give, with_kwargs=True))
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def behind_prefix(

@@ -144,9 +144,9 @@ def sees(base: PreTrainedModel) -> bool:
     return base.config.model_type in SEEING
 
 
-def tower_learns(trainable: Iterable[tuple[str, nn.Parameter]]) -> bool:
-    """Whether a weight of tower or projector is among those that learn."""
-    return any(re.fullmatch(PARTS["vision"], name) for name, _ in trainable)
+def tower_learns(trainable: Iterable[tuple[str, nn.Parameter]], part: str = "vision") -> bool:
+    """Whether a weight of tower or projector, or of one `part` of `PARTS`, is among those that learn."""
+    return any(re.fullmatch(PARTS[part], name) for name, _ in trainable)
 
 
 def vision_of(base: PreTrainedModel, sight: Sight | None) -> Vision | None:
