@@ -45,6 +45,10 @@ BatchSize = Annotated[int, typer.Option(min=1, help="Conversations answered at o
 TrustRemoteCode = Annotated[
     bool, typer.Option("--trust-remote-code", help="Run Python code from the checkpoint. Off unless you ask.")
 ]
+AllowRemoteImages = Annotated[
+    bool,
+    typer.Option("--allow-remote-images", help="Fetch images that data names by http(s). Off unless you ask."),
+]
 
 
 def _version(wanted: bool) -> None:
@@ -77,15 +81,18 @@ def train(
     profile: Annotated[
         bool, typer.Option("--profile", help="Tell where the time of a step goes; write trace.json.gz.")
     ] = False,
+    allow_remote_images: AllowRemoteImages = False,
 ) -> None:
     """Fine-tune MODEL on the conversations in DATA_DIR as CONFIG describes.
 
     Example: finetune train data_examples THUDM/glm-4-9b-chat-hf configs/lora.yaml
     """
     with loading():
+        from finetune.config.overrides import remote_images
         from finetune.train.launcher import launch
 
-    print(launch(data_dir, model, config, resume, overrides or (), processes, profiled=profile))
+    given = [*(overrides or ()), *remote_images(allow_remote_images)]
+    print(launch(data_dir, model, config, resume, given, processes, profiled=profile))
 
 
 @app.command()
@@ -97,6 +104,7 @@ def init(
     chat_template: Annotated[
         Path | None, typer.Option(help="A Jinja file, for a base model without a chat template.")
     ] = None,
+    allow_remote_images: AllowRemoteImages = False,
 ) -> None:
     """Write a YAML for MODEL and DATA, with the reason beside every value.
 
@@ -104,7 +112,8 @@ def init(
     """
     from finetune.init.story import init as write
 
-    print("\n".join(write(data, model, output, method, chat_template)))
+    told = write(data, model, output, method, chat_template, remote_images=allow_remote_images)
+    print("\n".join(told))
 
 
 @app.command()
@@ -185,6 +194,7 @@ def evaluate(
     batch_size: BatchSize = 8,
     quantization: Quantization = None,
     trust_remote_code: TrustRemoteCode = False,
+    allow_remote_images: AllowRemoteImages = False,
 ) -> None:
     """Score what a model writes against DATA_FILE: ROUGE, BLEU, tool calls, loss and perplexity.
 
@@ -202,6 +212,7 @@ def evaluate(
         batch_size=batch_size,
         quantization=quantization,
         trust_remote_code=trust_remote_code,
+        allow_remote_images=allow_remote_images,
     )
     print("\n".join(report.lines()))
 
@@ -218,6 +229,7 @@ def generate(
     batch_size: BatchSize = 8,
     quantization: Quantization = None,
     trust_remote_code: TrustRemoteCode = False,
+    allow_remote_images: AllowRemoteImages = False,
 ) -> None:
     """Answer every conversation of INPUT into OUTPUT, one line each; stopped work goes on where it was.
 
@@ -235,6 +247,7 @@ def generate(
         batch_size=batch_size,
         quantization=quantization,
         trust_remote_code=trust_remote_code,
+        allow_remote_images=allow_remote_images,
     )
     print(f"{output_file}: {written} new lines")
 
@@ -245,7 +258,7 @@ def chat(
     vs_base: Annotated[bool, typer.Option("--vs-base", help="Let the base answer too, adapter off.")] = False,
     message: Annotated[str | None, typer.Option(help="Say this, print the answer and leave.")] = None,
     image: Annotated[
-        list[str] | None, typer.Option(metavar="PATH", help="A picture for --message; may be repeated.")
+        list[str] | None, typer.Option(metavar="PATH", help="Show it with the first line; may be repeated.")
     ] = None,
     system: Annotated[str | None, typer.Option(help="A system message for the conversation.")] = None,
     max_new_tokens: MaxNewTokens = 512,
@@ -264,12 +277,13 @@ def chat(
         from finetune.serve.terminal import chat as talk
 
     engine = load_engine(model_or_run, quantization=quantization, trust_remote_code=trust_remote_code)
-    lines = iter((*(f"/image {path}" for path in image or ()), message))
+    lines = iter((message,))
     talk(
         engine,
         _sampling(max_new_tokens, temperature, top_p, seed),
         vs_base=vs_base,
         system=system,
+        images=image or (),
         read=None if message is None else lambda _: next(lines, None),
     )
 
@@ -303,6 +317,7 @@ def check(
     config: Annotated[Path | None, typer.Option(help="YAML: limits, format, files of a folder.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
     fix: Annotated[Path | None, typer.Option(metavar="OUT", help="Make a folder of what can be used.")] = None,
+    allow_remote_images: AllowRemoteImages = False,
 ) -> None:
     """Read every record of DATA, and say what training would make of it. Exit 2 on a bad record, unless --fix.
 
@@ -311,6 +326,7 @@ def check(
     import json
 
     from finetune.config.load import load_config
+    from finetune.config.overrides import remote_images
     from finetune.data.checking.check import all_of, check_data
     from finetune.data.checking.fix import fix as write_fixed
     from finetune.data.dataset import template_under
@@ -318,7 +334,8 @@ def check(
 
     if fix is not None:
         refuse_existing(fix)
-    settings = all_of(data) if config is None else load_config(config)
+    given = remote_images(allow_remote_images)
+    settings = all_of(data, remote_images=bool(given)) if config is None else load_config(config, given)
     template = None if model is None else template_under(settings, model)
     report = check_data(data, template, settings)
     print(json.dumps(report.as_dict(), ensure_ascii=False) if as_json else "\n".join(report.lines()))
@@ -337,6 +354,7 @@ def show(
     config: Annotated[Path | None, typer.Option(help="YAML: limits, format, batches.")] = None,
     batch: Annotated[bool, typer.Option("--batch", help="A micro-batch of step 1, as packed.")] = False,
     html: Annotated[Path | None, typer.Option(metavar="OUT", help="Write one HTML page instead.")] = None,
+    allow_remote_images: AllowRemoteImages = False,
 ) -> None:
     """Show the tokens that training sees: what is learnt, what is context, what the limits cut.
 
@@ -344,7 +362,8 @@ def show(
     """
     from finetune import show as room
 
-    heading, views = room.show(data, model, config, count=count, line=line, batch=batch)
+    remote = allow_remote_images
+    heading, views = room.show(data, model, config, count=count, line=line, batch=batch, remote_images=remote)
     if html is None:
         room.print_views(heading, views)
     else:

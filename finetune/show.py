@@ -5,26 +5,33 @@ train.jsonl:3  57 tokens: 21 trained, 36 context; trained
                  │Why is the sky red at sunset?<|assistant|>
   trained     21 │↵
                  │Low sunlight crosses more air.<|user|>
+
+A picture is one line, whatever it takes:
+  picture     24 │images/cat.png, 640 x 480: tokens 17 to 40
 """
 
+import base64
 import json
 import re
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.text import Text
 
 from finetune.chat.template import ChatTemplate
+from finetune.config import overrides
 from finetune.config.load import load_config
 from finetune.config.schema import Config
 from finetune.data.checking.check import all_of, files_of
 from finetune.data.dataset import load_examples, template_under
 from finetune.data.encode import REFUSALS
+from finetune.data.images.thumbnail import thumbnail
 from finetune.data.mixture import refused
 from finetune.data.plan import Step
-from finetune.data.preview import Kind, View, batch_views, views
+from finetune.data.preview import Kind, Run, View, batch_views, views
 from finetune.data.reading.intake import Intake, folder_of
 from finetune.data.reading.record import Malformed, Record
 from finetune.errors import ConfigError, DataError, FolderInUseError
@@ -37,13 +44,20 @@ _KINDS: tuple[Kind, ...] = ("trained", "context", "cut")
 
 
 def show(
-    data: str, model: str, config: Path | None, *, count: int, line: int | None, batch: bool
+    data: str,
+    model: str,
+    config: Path | None,
+    *,
+    count: int,
+    line: int | None,
+    batch: bool,
+    remote_images: bool = False,
 ) -> tuple[str, list[View]]:
     """A heading, and what to look at: the first `count` records, the one at `line`, or a micro-batch of step 1.
 
     Raises DataError where there is no such record; a bad one is shown as what is wrong with it.
     """
-    settings = _settings(data, config)
+    settings = _settings(data, config, remote_images)
     template = template_under(settings, model)
     if batch:
         return _micro_batch(data, settings, template)
@@ -52,12 +66,12 @@ def show(
     return f"{data} as {model} would learn it: {template.dialect.name} template", found
 
 
-def _settings(data: str, config: Path | None) -> Config:
+def _settings(data: str, config: Path | None, remote_images: bool) -> Config:
     """The configuration; of a single file, whatever file the YAML names for training."""
     if config is None:
-        return all_of(data)
+        return all_of(data, remote_images=remote_images)
     one_file = [] if Path(data).is_dir() else [f"data_config.train_file={json.dumps(data)}"]
-    return load_config(config, one_file)
+    return load_config(config, [*one_file, *overrides.remote_images(remote_images)])
 
 
 def _micro_batch(data: str, settings: Config, template: ChatTemplate) -> tuple[str, list[View]]:
@@ -131,13 +145,18 @@ def print_views(heading: str, found: Sequence[View]) -> None:
     for view in found:
         console.print(Text(f"\n{_printable(f'{view.origin}  {summary(view)}')}", style="bold"))
         for run in view.runs:
-            margin = f"  {run.kind:<8}{run.tokens:>7,} │"
+            margin = f"  {_word(run):<8}{run.tokens:>7,} │"
             for number, text in enumerate(_printable(run.text).replace("\n", "↵\n").split("\n")):
                 console.print(
                     Text(" " * (len(margin) - 1) + "│" if number else margin),
                     Text(text, _STYLES[run.kind]),
                     sep="",
                 )
+
+
+def _word(run: Run) -> str:
+    """What stands in the margin: a picture is context, where nothing else is said of it."""
+    return "picture" if run.picture is not None and run.kind == "context" else run.kind
 
 
 def _printable(text: str) -> str:
@@ -153,7 +172,19 @@ def summary(view: View) -> str:
 
 
 def write_page(path: Path, heading: str, found: Sequence[View]) -> None:
-    """As one HTML page. Raises FolderInUseError for what exists and is no page, StorageError."""
+    """As one HTML page, its pictures small and in it. Raises FolderInUseError for what exists and is no page,
+    StorageError.
+    """
     if path.exists() and (path.is_dir() or path.suffix.lower() not in (".html", ".htm")):
         raise FolderInUseError(f"{path}: exists, and is no HTML page; name a new file for --html")
-    write_texts(path, heading, [view.as_dict() | {"note": summary(view)} for view in found])
+    entries = [view.as_dict(_illustrated) | {"note": summary(view)} for view in found]
+    write_texts(path, heading, entries)
+
+
+def _illustrated(run: Run) -> dict[str, Any]:
+    """A piece of a text; that of a picture with the picture made small, as the address of an image."""
+    piece = run.as_dict()
+    if run.picture is not None:
+        small = base64.b64encode(thumbnail(run.picture)).decode()
+        piece["picture"]["thumbnail"] = f"data:image/jpeg;base64,{small}"
+    return piece

@@ -155,6 +155,8 @@ def _refuse_losses(conversation: Conversation, habits: Habits) -> None:
 
 def _lost(message: Message, habits: Habits) -> str | None:
     """What of this message the template would not print."""
+    if message.images and message.role == "assistant":
+        return "images that the assistant shows: a model writes text"
     if message.images and habits.image_token is None:
         return "images; the model sees none, or takes them in a way that is not known here"
     if habits.cuts_thoughts and "</think>" in message.content:

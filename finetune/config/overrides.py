@@ -5,6 +5,11 @@ from finetune.config.draft import Draft, KeyPath, Mistake, Place
 from finetune.errors import ConfigError
 
 
+def remote_images(allowed: bool) -> list[str]:
+    """`--allow-remote-images` as overrides."""
+    return ["data_config.allow_remote_images=true"] if allowed else []
+
+
 def override(draft: Draft, text: str) -> None:
     """Put the value of a `KEY=VALUE` into the draft; VALUE is YAML. Mistakes are noted there."""
     source = f"--set {text}"

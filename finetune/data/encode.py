@@ -83,7 +83,12 @@ def encode(
 
 def prompt_of(template: ChatTemplate, conversation: Conversation) -> Prompt:
     """The prompt for the turn after `conversation`. Raises as `encode` does."""
-    whole = _whole(template.rendered_prompt(conversation), template.sight)
+    return prompt_from(template.rendered_prompt(conversation), template.sight)
+
+
+def prompt_from(rendered: Rendered, sight: Sight | None) -> Prompt:
+    """All of a text as a prompt. Raises WrongRecordError for an image that cannot be used."""
+    whole = _whole(rendered, sight)
     return Prompt(whole.input_ids.tolist(), whole.pictures)
 
 

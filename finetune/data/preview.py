@@ -1,21 +1,24 @@
 """What a model is taught, as text a person can check: runs of tokens that are trained, context, or cut off.
 
 Tokens of one kind are decoded together, so that no character falls between two. A control token stands as it
-is; one that a person only spelt in a message stands behind a backslash.
+is; one that a person only spelt in a message stands behind a backslash. The tokens of a picture are one run.
 """
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
+from finetune.chat.sight import Sight
 from finetune.chat.template import ChatTemplate
 from finetune.config.schema import Config
 from finetune.data.encode import Example, Source, encode
 from finetune.data.examples import Examples
+from finetune.data.images.picture import Picture
 from finetune.data.plan import MicroBatch
 
 Kind = Literal["trained", "context", "cut"]
@@ -23,11 +26,21 @@ Kind = Literal["trained", "context", "cut"]
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """Neighbouring tokens of one kind."""
+    """Neighbouring tokens of one kind; `picture`: what they stand for, which `text` then names."""
 
     kind: Kind
     tokens: int
     text: str
+    picture: Picture | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """A piece of a text, for run.json and HTML."""
+        piece: dict[str, Any] = {"text": self.text, "trained": self.kind == "trained"}
+        if self.kind == "cut":
+            piece["cut"] = True
+        if self.picture is not None:
+            piece["picture"] = {"path": self.picture.path, "tokens": self.tokens}
+        return piece
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,13 +54,9 @@ class View:
     def tokens(self, kind: Kind) -> int:
         return sum(run.tokens for run in self.runs if run.kind == kind)
 
-    def as_dict(self) -> dict[str, Any]:
-        """For run.json and HTML."""
-        pieces = [
-            {"text": run.text, "trained": run.kind == "trained", **({"cut": True} if run.kind == "cut" else {})}
-            for run in self.runs
-        ]
-        return {"origin": self.origin, "pieces": pieces}
+    def as_dict(self, piece: Callable[[Run], dict[str, Any]] = Run.as_dict) -> dict[str, Any]:
+        """For run.json and HTML; `piece`: what becomes of a run."""
+        return {"origin": self.origin, "pieces": [piece(run) for run in self.runs]}
 
 
 def preview(examples: Examples, template: ChatTemplate, count: int = 3) -> list[dict[str, Any]]:
@@ -84,12 +93,39 @@ def batch_views(examples: Examples, micro_batch: MicroBatch, template: ChatTempl
 def _view(
     origin: str, note: str, example: Example, template: ChatTemplate, kinds: Sequence[Kind] | None = None
 ) -> View:
-    ids, kinds = example.input_ids.tolist(), kinds or _kinds(example)
+    kinds, numbers = kinds or _kinds(example), _numbers(example, template.sight)
     runs = []
-    for kind, run in groupby(zip(kinds, ids, strict=True), key=lambda token: token[0]):
-        tokens = [token for _, token in run]
-        runs.append(Run(kind, len(tokens), template.visible(tokens)))
+    for (kind, number), run in groupby(range(len(kinds)), key=lambda at: (kinds[at], numbers.get(at))):
+        places = list(run)
+        picture = None if number is None else example.pictures[number]
+        ids = example.input_ids[places[0] : places[-1] + 1].tolist()
+        text = template.visible(ids) if picture is None else _caption(picture, origin, places)
+        runs.append(Run(kind, len(places), text, picture))
     return View(origin, note, tuple(runs))
+
+
+def _numbers(example: Example, sight: Sight | None) -> Mapping[int, int]:
+    """Place of each token that stands for a picture -> which of the example's pictures it is."""
+    if sight is None or not example.pictures:
+        return {}
+    places = np.flatnonzero(example.input_ids == sight.token).tolist()
+    lengths = [sight.tokens(one.width, one.height) for one in example.pictures]
+    return dict(zip(places, np.repeat(np.arange(len(lengths)), lengths).tolist(), strict=True))
+
+
+def _caption(picture: Picture, origin: str, places: Sequence[int]) -> str:
+    """`images/cat.png, 640 x 480: tokens 17 to 40`, counted from 0 as they stand in the example."""
+    first, last = f"{places[0]:,}", f"{places[-1]:,}"
+    stand = f"token {first}" if first == last else f"tokens {first} to {last}"
+    return f"{_name(picture, origin)}, {picture.width} x {picture.height}: {stand}"
+
+
+def _name(picture: Picture, origin: str) -> str:
+    """The path as seen from the folder of the data; of a picture without one, the beginning of its hash."""
+    path, folder = Path(picture.path), Path(origin.rpartition(":")[0]).parent.resolve()
+    if path.name == picture.sha256:  # in the cache
+        return f"image {picture.sha256[:12]}…"
+    return str(path.relative_to(folder) if path.is_relative_to(folder) else path)
 
 
 def _kinds(example: Example) -> list[Kind]:

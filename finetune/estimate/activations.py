@@ -10,6 +10,7 @@ from finetune.estimate.setup import Load, Setup
 from finetune.estimate.shape import is_head, is_visual
 
 FLOAT32, NARROW = 4, 2
+PICTURES_AT_HAND = 256 << 20
 BLOCKWISE_LONGEST, BLOCK = 1024, 64
 """Of `model.blockwise`: tokens of a conversation up to which it is used, and of a block of queries."""
 
@@ -97,16 +98,19 @@ def tower_tensors(setup: Setup) -> Mapping[str, Sequence[float]]:
 
 
 def picture_bytes(setup: Setup, load: Load) -> int:
-    """Pixels, in float32; what the tower made of them; where it learns, what all its layers keep."""
+    """Pixels, in float32; what the tower made of them; where it learns, what all its layers keep.
+
+    On a CPU also the pixels that are at hand for later.
+    """
     tower = setup.shape.tower
     if tower is None:
         return 0
     made = setup.shape.hidden * setup.residual_bytes / tower.merge**2
     one = sum(map(sum, tower_tensors(setup).values()))
-    kept = one * (
-        tower.layers if setup.method.looks else 1
-    )  # a layer's, which comes and goes, where none learns
-    return int(load.patches * (tower.pixels * FLOAT32 + made + kept))
+    # Of one layer, whose tensors come and go, where none learns.
+    kept = one * (tower.layers if setup.method.looks else 1)
+    at_hand = min(PICTURES_AT_HAND, load.more_patches * tower.pixels * FLOAT32) if setup.device == "cpu" else 0
+    return int(load.patches * (tower.pixels * FLOAT32 + made + kept) + at_hand)
 
 
 def _copies(setup: Setup, readers: tuple[str, ...]) -> list[float]:

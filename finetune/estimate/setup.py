@@ -97,7 +97,8 @@ class Load:
 
     conversations: how many there are. longest: tokens of the longest of all. span: tokens of the conversation
     in which a token stands, on average over the tokens. alone: whether a step is one micro-batch.
-    patches: of all its pictures, `tower.merge` squared for each token of a picture.
+    patches: of all its pictures, `tower.merge` squared for each token of a picture. more_patches: of all
+    pictures of the data, which stay in the process's memory for a while.
     """
 
     tokens: int
@@ -107,3 +108,4 @@ class Load:
     span: float
     alone: bool = False
     patches: int = 0
+    more_patches: int = 0

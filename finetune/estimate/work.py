@@ -34,6 +34,8 @@ class Work:
     step_tokens: int
     patches_per_token: float = 0
     """Patches of pictures for each token, in the most pictorial example: what a micro-batch may be full of."""
+    patches: int = 0
+    """Of all different pictures."""
 
     @classmethod
     def of(
@@ -59,6 +61,7 @@ class Work:
             span=float((lengths * lengths).sum() / lengths.sum()),
             step_tokens=max(longest, -(-int(steps.max()) // ranks)),
             patches_per_token=0 if sight is None else float((_patches(examples, sight) / lengths).max()),
+            patches=0 if sight is None else sum(_each(examples, sight)),
         )
 
     @classmethod
@@ -79,15 +82,19 @@ class Work:
         supervised = max(1, round(tokens * self.supervised))
         span, alone = min(self.span, tokens), tokens == self.step_tokens
         patches = round(tokens * self.patches_per_token)
-        return Load(tokens, supervised, conversations, self.longest, span, alone, patches)
+        return Load(tokens, supervised, conversations, self.longest, span, alone, patches, self.patches)
 
 
 def _patches(examples: Examples, sight: Sight) -> NDArray[np.int64]:
     """Patches of the pictures of each example, (examples,) int64."""
-    album = examples.album
-    each = [math.prod(sight.patches(width, height)) for width, height in album.sizes.tolist()]
-    before = np.concatenate([[0], np.cumsum(np.array(each, dtype=np.int64)[album.shown])])
+    album, each = examples.album, np.array(_each(examples, sight), dtype=np.int64)
+    before = np.concatenate([[0], np.cumsum(each[album.shown])])
     return np.diff(before[album.first_picture])
+
+
+def _each(examples: Examples, sight: Sight) -> list[int]:
+    """Patches of each different picture."""
+    return [math.prod(sight.patches(width, height)) for width, height in examples.album.sizes.tolist()]
 
 
 def flops_per_token(setup: Setup, work: Work) -> float:

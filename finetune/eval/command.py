@@ -1,9 +1,11 @@
 """`finetune eval`: a model or run, a file of conversations, and a folder with what came of it."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from finetune import folder, log
 from finetune.config.load import load_config, parse_config
+from finetune.config.overrides import remote_images
 from finetune.config.schema import Config, DataConfig
 from finetune.data.dataset import load_conversations
 from finetune.disk import storage_errors
@@ -27,6 +29,7 @@ def evaluate_file(
     batch_size: int = 8,
     quantization: str | None = None,
     trust_remote_code: bool = False,
+    allow_remote_images: bool = False,
 ) -> Report:
     """Score the model on the file; writes predictions.jsonl and scores.json to `output`.
 
@@ -34,7 +37,7 @@ def evaluate_file(
     Without `config` a run is evaluated under its own settings, anything else under the defaults.
     """
     run = folder.resolve(model_or_run).run
-    settings = _settings(run, data_file, config)
+    settings = _settings(run, data_file, config, remote_images(allow_remote_images))
     samples = load_conversations(settings.data_config, data_file, Path())[: limit or settings.evaluation.limit]
     place = output or _place(run, model_or_run, data_file)
     with storage_errors(place):
@@ -60,12 +63,13 @@ def evaluate_file(
     return report
 
 
-def _settings(run: Path | None, data_file: str, config: Path | None) -> Config:
+def _settings(run: Path | None, data_file: str, config: Path | None, given: Sequence[str]) -> Config:
     if config is not None:
-        return load_config(config)
+        return load_config(config, given)
     if run is not None:
-        return parse_config(folder.read_run(run, "config")["config"], f"{run / folder.RUN_FILE}: config")
-    return Config(data_config=DataConfig(train_file=data_file))
+        recorded = folder.read_run(run, "config")["config"]
+        return parse_config(recorded, f"{run / folder.RUN_FILE}: config", given)
+    return Config(data_config=DataConfig(train_file=data_file, allow_remote_images=bool(given)))
 
 
 def _given_template(config: Path | None, settings: Config) -> Path | None:

@@ -11,23 +11,57 @@ from typing import Any
 from finetune import __version__
 from finetune.folder import Source, read_run
 
+_READING = """from transformers import AutoModelForCausalLM, AutoTokenizer
 
-def card(name: str, source: Source, adapter: Mapping[str, Any], proof: Sequence[str]) -> str:
-    """Markdown with the Hub's front matter. `adapter`: adapter_config.json; `proof`: its figures."""
+tokenizer = AutoTokenizer.from_pretrained("NAME")
+model = AutoModelForCausalLM.from_pretrained("NAME")
+messages = [{"role": "user", "content": "..."}]
+inputs = tokenizer.apply_chat_template(
+    messages, add_generation_prompt=True, return_tensors="pt", return_dict=True
+)
+answer = model.generate(**inputs, max_new_tokens=256)[0, inputs["input_ids"].shape[1] :]
+print(tokenizer.decode(answer, skip_special_tokens=True))"""
+
+_SEEING = """from PIL import Image
+from transformers import AutoImageProcessor, AutoModelForImageTextToText, AutoTokenizer
+
+tokenizer = AutoTokenizer.from_pretrained("NAME")
+processor = AutoImageProcessor.from_pretrained("NAME", backend="pil")
+model = AutoModelForImageTextToText.from_pretrained("NAME")
+
+picture = processor(images=[Image.open("picture.png").convert("RGB")], return_tensors="pt")
+messages = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "..."}]}]
+text = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+mark = tokenizer.convert_ids_to_tokens(model.config.image_token_id)
+tokens = int(picture["image_grid_thw"].prod()) // processor.merge_size**2  # that the picture takes
+inputs = tokenizer(text.replace(mark, mark * tokens), add_special_tokens=False, return_tensors="pt")
+is_image = (inputs["input_ids"] == model.config.image_token_id).int()
+
+answer = model.generate(**inputs, **picture, mm_token_type_ids=is_image, max_new_tokens=256)
+print(tokenizer.decode(answer[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True))"""
+
+
+def card(
+    name: str, source: Source, adapter: Mapping[str, Any], proof: Sequence[str], *, sees: bool = False
+) -> str:
+    """Markdown with the Hub's front matter.
+
+    adapter: adapter_config.json. proof: its figures. sees: the model takes pictures.
+    """
     run = read_run(source.run) if source.run else {}
     blocks = [
-        _front_matter(source, adapter),
+        _front_matter(source, adapter, "image-text-to-text" if sees else "text-generation"),
         f"# {name}",
         f"{_base_name(source)} with {_describe(adapter)} merged into its weights, by finetune {__version__}.",
-        _usage(name),
+        _usage(name, _SEEING if sees else _READING),
         *_training(run),
         _section("Proof of the merge", proof),
     ]
     return "\n\n".join(blocks) + "\n"
 
 
-def _front_matter(source: Source, adapter: Mapping[str, Any]) -> str:
-    fields: dict[str, Any] = {"library_name": "transformers", "pipeline_tag": "text-generation"}
+def _front_matter(source: Source, adapter: Mapping[str, Any], task: str) -> str:
+    fields: dict[str, Any] = {"library_name": "transformers", "pipeline_tag": task}
     if isinstance(source.model, str):  # the Hub knows ids, not folders
         fields |= {"base_model": source.model, "base_model_relation": "finetune"}
     fields["tags"] = ["finetune", str(adapter.get("peft_type", "")).lower()]
@@ -49,20 +83,11 @@ def _describe(adapter: Mapping[str, Any]) -> str:
     return f"{'an' if str(kind)[:1] in 'AI' else 'a'} {kind} adapter ({', '.join(shown)})"
 
 
-def _usage(name: str) -> str:
+def _usage(name: str, code: str) -> str:
     return f"""## Use
 
 ```python
-from transformers import AutoModelForCausalLM, AutoTokenizer
-
-tokenizer = AutoTokenizer.from_pretrained("{name}")
-model = AutoModelForCausalLM.from_pretrained("{name}")
-messages = [{{"role": "user", "content": "..."}}]
-inputs = tokenizer.apply_chat_template(
-    messages, add_generation_prompt=True, return_tensors="pt", return_dict=True
-)
-answer = model.generate(**inputs, max_new_tokens=256)[0, inputs["input_ids"].shape[1] :]
-print(tokenizer.decode(answer, skip_special_tokens=True))
+{code.replace("NAME", name)}
 ```
 
 `generation_config.json` holds the tokens that end a turn. `finetune chat {name}` talks to it too."""

@@ -16,6 +16,7 @@ from transformers import PreTrainedModel
 
 from finetune import log
 from finetune.chat.load import load_template
+from finetune.chat.sight import read_sight
 from finetune.chat.template import ChatTemplate
 from finetune.config.schema import ModelConfig
 from finetune.disk import refuse_existing, require_free, unpublished
@@ -28,6 +29,7 @@ from finetune.export.weights import merge_weights, merged_dtypes
 from finetune.folder import Source, read_run, resolve
 from finetune.model.load import DTYPES, load_base, read_model_config
 from finetune.model.tuning import load_adapter
+from finetune.model.vision import sees
 
 MERGEABLE = ("LORA", "ADALORA", "IA3")
 _PROMPT_KINDS = ("PREFIX_TUNING", "PROMPT_TUNING", "P_TUNING")
@@ -80,15 +82,17 @@ def merge(
     refuse_existing(output)
     task = _plan(run_or_adapter, dtype, ModelConfig(trust_remote_code=trust_remote_code))
     _require_space(task, output)
-    template = load_template(task.source.template, trust_remote_code=trust_remote_code)
+    template = load_template(task.source.template, trust_remote_code=trust_remote_code, model=task.source.model)
     prompts = proof_prompts(template, task.source.run)
     with unpublished(output) as folder:
         base, tuned = _merge_into(folder, task, template, prompts)
         log.info("reading the merged model back and asking it")
         merged = task.load(folder)
-        proof = compare(Answers(base, tuned, logits_of(merged, prompts)), merged.dtype)
+        seeing = frozenset(number for number, prompt in enumerate(prompts) if prompt.pictures)
+        said = logits_of(merged, prompts, read_sight(folder))
+        proof = compare(Answers(base, tuned, said, seeing), merged.dtype)
         proof.require()
-        text = card(output.name, task.source, task.adapter_config, proof.lines())
+        text = card(output.name, task.source, task.adapter_config, proof.lines(), sees=sees(merged))
         (folder / "README.md").write_text(text, encoding="utf-8")
     return Merged(output, _notes(task.source), proof)
 
@@ -111,10 +115,10 @@ def _merge_into(folder: Path, task: _Task, template: ChatTemplate, prompts: Prom
     model = task.load(task.source.model)
     target = task.dtype or model.dtype
     dtypes = merged_dtypes(model, target)
-    base = logits_of(model, prompts)
+    base = logits_of(model, prompts, template.sight)
     tuned_model = load_adapter(model, task.adapter).model
     assert isinstance(tuned_model, PeftModel)
-    tuned = logits_of(tuned_model, prompts)
+    tuned = logits_of(tuned_model, prompts, template.sight)
     log.info("merging and writing")
     write_model(merge_weights(tuned_model, dtypes, target, task.adapter), template, folder)
     return base, tuned

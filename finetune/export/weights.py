@@ -82,6 +82,7 @@ def _tie_where_equal(model: PreTrainedModel) -> None:
     inputs = model.get_input_embeddings().get_parameter("weight")
     outputs = model.get_output_embeddings().get_parameter("weight")
     equal = torch.equal(inputs, outputs)
-    model.config.tie_word_embeddings = equal
+    for config in (model.config, model.config.get_text_config()):  # two, where the model sees
+        config.tie_word_embeddings = equal
     if equal:
         model.tie_weights()

@@ -19,9 +19,11 @@ def generate_answers(
     batch_size: int,
     quantization: str | None,
     trust_remote_code: bool,
+    allow_remote_images: bool = False,
 ) -> int:
     """Answer the conversations of `input_file` into `output_file`; returns how many lines are new."""
-    samples = load_conversations(DataConfig(train_file=input_file), input_file, Path())
+    data_config = DataConfig(train_file=input_file, allow_remote_images=allow_remote_images)
+    samples = load_conversations(data_config, input_file, Path())
     return generate_file(
         lambda: load_engine(model_or_run, quantization=quantization, trust_remote_code=trust_remote_code),
         samples,

@@ -168,10 +168,17 @@ class _Run:
     def _admit(self) -> None:
         most, tokens = self.most_rows or self.decoder.least_rows, self.decoder.least_rows * self.longest
         while self.waiting and len(self.running) < most:
+            if self.waiting[0].pictures and self._image_token_was_written():
+                break
             tokens -= self.decoder.virtual.tokens + len(self.waiting[0].prompt)
             if tokens < 0:
                 break
             self.running.append(self.waiting.popleft())
+
+    def _image_token_was_written(self) -> bool:
+        """Whether a row goes on with one: beside pictures that begin, it would be taken for their place."""
+        vision = self.decoder.vision
+        return vision is not None and any(row.written[-1:] == [vision.sight.token] for row in self.running)
 
     def _leave(self) -> int:
         """Take out the rows that are done; the last ones move into their slots."""

@@ -7,9 +7,8 @@ padded batches and stock attention.
 The engine leaves a model as it found it, so that a training loop can call it between two steps.
 """
 
-from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from functools import cached_property
 from typing import Any, cast
 
@@ -30,13 +29,13 @@ from finetune.data.encode import Example, Prompt
 from finetune.errors import ConfigError, ModelError
 from finetune.infer.decode import Decoder, Virtual, trial
 from finetune.infer.engine import Completion, Finish, Sampling
-from finetune.infer.padded import behind_prefix, generation_config, pad_left, showing, with_virtual_words
+from finetune.infer.padded import Padded
 from finetune.infer.slots import SLOTS, why_no_slots
 from finetune.infer.text import TextPieces
 from finetune.infer.worker import Worker
 from finetune.model.attention import PLAIN, STOCK, attention_in_use, stock_attention, use_attention
 from finetune.model.batch import collate, require_known_ids
-from finetune.model.head import SupervisedLoss, looking_at_blank
+from finetune.model.head import SupervisedLoss
 from finetune.model.layout import apart, tolerance
 from finetune.model.tuning import Kind, Tuned
 from finetune.model.vision import Vision, sees, vision_of
@@ -44,14 +43,6 @@ from finetune.model.vision import Vision, sees, vision_of
 _LEFT_AS_IS = (STOCK, PLAIN)
 _CHANGES_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
 """peft's ways to start an adapter that change the base's weights when it is put on."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Inputs:
-    """What `generate` is given, and how many of the columns it gives back are not new."""
-
-    arguments: dict[str, Any]
-    prompt_columns: int
 
 
 class HFEngine:
@@ -151,7 +142,7 @@ class HFEngine:
     ) -> None:
         one_beam = {"streamer": streamer, "stopping_criteria": StoppingCriteriaList([stop])}
         with self._stock(), _own_randomness(sampling.seed):
-            self._call([prompt], sampling, one_beam)
+            self._padded([prompt]).write([prompt], sampling, one_beam)
 
     @cached_property
     def _vision(self) -> Vision:
@@ -217,47 +208,14 @@ class HFEngine:
 
     def _complete(self, prompts: Sequence[Prompt], sampling: Sampling) -> list[Completion]:
         with _memory(prompts, len(prompts)):
-            rows = self._call(prompts, sampling, {}).tolist()
+            rows = self._padded(prompts).write(prompts, sampling, {}).tolist()
         return [_completion(row, self.template.stop_ids) for row in rows]
 
-    @torch.no_grad()
-    def _call(self, prompts: Sequence[Prompt], sampling: Sampling, extra: dict[str, Any]) -> torch.Tensor:
-        """The new tokens of each prompt, (B, T) int64, filled with the pad id behind a stop."""
-        inputs = self._inputs(prompts, sampling.num_beams)
-        config = generation_config(sampling, self.template)
-        # The base's own generate: adapters sit in its layers, and virtual tokens are in `inputs` already.
-        generate: Callable[..., torch.Tensor] = cast(Any, self._base).generate
-        options = {"synced_gpus": self._lockstep, **extra}
-        with self._looking(prompts):
-            return generate(generation_config=config, **inputs.arguments, **options)[:, inputs.prompt_columns :]
-
-    @contextmanager
-    def _looking(self, prompts: Sequence[Prompt]) -> Iterator[None]:
-        """Forget the positions of pictures asked about before; keep step with processes that look at some."""
-        if not sees(self._base):
-            yield
-            return
-        cast(Any, self._base.model).rope_deltas = None
-        blank = self._lockstep and not any(prompt.pictures for prompt in prompts)
-        words = self._base.get_input_embeddings()
-        with looking_at_blank(words, self._vision) if blank else nullcontext():
-            yield
-
-    def _inputs(self, prompts: Sequence[Prompt], beams: int) -> _Inputs:
-        kind, virtual = self._virtual_tokens()
+    def _padded(self, prompts: Sequence[Prompt]) -> Padded:
         self._require_known(prompts)
-        ids, mask = pad_left([prompt.ids for prompt in prompts], self.template.pad_id, self._device)
-        if kind == "prompt":
-            words = self._base.get_input_embeddings()(ids)
-            words, mask = with_virtual_words(words, mask, self._peft().get_prompt(batch_size=1)[0])
-            return _Inputs({"inputs_embeds": words, "attention_mask": mask}, 0)
-        arguments: dict[str, Any] = {}
-        if kind == "prefix":
-            arguments["past_key_values"] = self._peft().get_prompt(batch_size=len(prompts) * beams)
-            ids, mask = behind_prefix(ids, mask, virtual, self.template.pad_id)
-        if any(prompt.pictures for prompt in prompts):
-            arguments |= showing(ids, prompts, self._vision, self._device)
-        return _Inputs({"input_ids": ids, "attention_mask": mask, **arguments}, ids.shape[1])
+        looks = any(prompt.pictures for prompt in prompts) or (self._lockstep and sees(self._base))
+        vision = self._vision if looks else None
+        return Padded(self._base, self.template, self._virtual(), self._device, vision, self._lockstep)
 
     def _virtual_tokens(self) -> tuple[Kind, int]:
         """What is switched on, and how many virtual tokens it puts before every prompt."""

@@ -1,22 +1,107 @@
-"""What transformers' `generate` is given: prompts padded on the left, and `Sampling` in its own words.
+"""transformers' own `generate`, for what our loop does not do: streams, beams, weights in shares, odd models.
 
-Virtual tokens of a prefix or prompt are put in place here, at the positions they had in training (peft's own
-`generate` counts a row's padding into them):
+Prompts are padded on the left. Virtual tokens of a prefix or prompt are put in place here, at the positions
+they had in training (peft's own `generate` counts a row's padding into them):
 
     prefix   cache: P keys and values, row: [dummy × P] [pad] [prompt]; transformers resumes behind the cache
     prompt   embeddings of the row: [pad] [virtual × P] [prompt]
 """
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any, cast
 
 import torch
-from transformers import GenerationConfig
+from torch import nn
+from torch.utils.hooks import RemovableHandle
+from transformers import GenerationConfig, PreTrainedModel
 
 from finetune.chat.template import ChatTemplate
 from finetune.data.encode import Prompt
+from finetune.infer.decode import Virtual
 from finetune.infer.engine import Sampling
-from finetune.model.vision import Vision
+from finetune.model.head import looking_at_blank
+from finetune.model.vision import Vision, sees
+
+
+@dataclass(frozen=True, slots=True)
+class Padded:
+    """A base model that `generate`s: adapters sit in its layers, and `virtual` stands before every prompt.
+
+    vision: its eyes, where a prompt has pictures or processes must look together. lockstep: they share weights.
+    """
+
+    base: PreTrainedModel
+    template: ChatTemplate
+    virtual: Virtual
+    device: torch.device
+    vision: Vision | None = None
+    lockstep: bool = False
+
+    @torch.no_grad()
+    def write(self, prompts: Sequence[Prompt], sampling: Sampling, more: Mapping[str, Any]) -> torch.Tensor:
+        """The new tokens of each prompt, (B, T) int64, filled with the pad id behind a stop.
+
+        more: further arguments of `generate`.
+        """
+        arguments, columns = self._inputs(prompts, sampling.num_beams)
+        config = generation_config(sampling, self.template)
+        generate: Callable[..., torch.Tensor] = cast(Any, self.base).generate
+        options = {"synced_gpus": self.lockstep, **more}
+        with self._looking(prompts, sampling.num_beams, arguments):
+            return generate(generation_config=config, **arguments, **options)[:, columns:]
+
+    def _inputs(self, prompts: Sequence[Prompt], beams: int) -> tuple[dict[str, Any], int]:
+        """What `generate` is given, and how many of the columns it gives back are not new."""
+        pad_id, virtual = self.template.pad_id, self.virtual
+        ids, mask = pad_left([prompt.ids for prompt in prompts], pad_id, self.device)
+        if virtual.embeddings is not None:
+            words = self.base.get_input_embeddings()(ids)
+            words, mask = with_virtual_words(words, mask, virtual.embeddings)
+            return {"inputs_embeds": words, "attention_mask": mask}, 0
+        arguments: dict[str, Any] = {}
+        if virtual.prefix is not None:
+            virtual.prefix.batch_repeat_interleave(len(prompts) * beams)
+            arguments["past_key_values"] = virtual.prefix
+            ids, mask = behind_prefix(ids, mask, virtual.tokens, pad_id)
+        if any(prompt.pictures for prompt in prompts):
+            arguments |= self._shown(prompts, ids)
+        return {"input_ids": ids, "attention_mask": mask, **arguments}, ids.shape[1]
+
+    def _shown(self, prompts: Sequence[Prompt], ids: torch.Tensor, beams: int = 1) -> dict[str, torch.Tensor]:
+        """The pictures of prompts whose ids (B, T) these are."""
+        assert self.vision is not None
+        pictures = [picture for prompt in prompts for _ in range(beams) for picture in prompt.pictures]
+        patches, grids = (part.to(self.device) for part in self.vision.patches(pictures))
+        kinds = (ids == self.vision.sight.token).to(torch.int32)
+        return {"pixel_values": patches, "image_grid_thw": grids, "mm_token_type_ids": kinds}
+
+    @contextmanager
+    def _looking(self, prompts: Sequence[Prompt], beams: int, arguments: dict[str, Any]) -> Iterator[None]:
+        """Forget the positions of earlier pictures; keep step with processes that look at some."""
+        if not sees(self.base):
+            yield
+            return
+        cast(Any, self.base.model).rope_deltas = None
+        with self._in_step(prompts, beams, arguments) if self.lockstep else nullcontext():
+            yield
+
+    def _in_step(
+        self, prompts: Sequence[Prompt], beams: int, arguments: dict[str, Any]
+    ) -> AbstractContextManager[None]:
+        """Have the tower look behind the embedding layer, at pictures or at a blank one, in all processes.
+
+        Given pixels, `generate` would look before the model's forward, where nothing has gathered its weights.
+        """
+        if not any(prompt.pictures for prompt in prompts):
+            assert self.vision is not None
+            return looking_at_blank(self.base.get_input_embeddings(), self.vision)
+        del arguments["pixel_values"]
+        shown = self._shown(prompts, arguments["input_ids"], beams)
+        del shown["mm_token_type_ids"]
+        # `generate` leaves a place for features of its own, and models refuse that beside pixels.
+        return _given_once(self.base, {**shown, "mm_encoder_outputs": None})
 
 
 def pad_left(
@@ -29,16 +114,21 @@ def pad_left(
     return torch.tensor(ids, device=device), torch.tensor(mask, device=device)
 
 
-def showing(
-    ids: torch.Tensor, prompts: Sequence[Prompt], vision: Vision, device: torch.device
-) -> dict[str, torch.Tensor]:
-    """What else the model is given for prompts whose ids (B, T) these are, where some of them have pictures."""
-    pictures = [picture for prompt in prompts for picture in prompt.pictures]
-    if not pictures:
-        return {}
-    patches, grids = (part.to(device) for part in vision.patches(pictures))
-    kinds = (ids == vision.sight.token).to(torch.int32)
-    return {"pixel_values": patches, "image_grid_thw": grids, "mm_token_type_ids": kinds}
+@contextmanager
+def _given_once(model: PreTrainedModel, more: Mapping[str, Any]) -> Iterator[None]:
+    """While this is entered, the next forward of `model` is given these arguments too, once."""
+    handles: list[RemovableHandle] = []
+
+    def give(module: nn.Module, given: Any, named: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        handles.pop().remove()
+        return given, {**named, **more}
+
+    handles.append(model.register_forward_pre_hook(give, with_kwargs=True))
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def behind_prefix(

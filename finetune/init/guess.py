@@ -19,7 +19,8 @@ class Survey:
 
     rows: of every file. lengths, answers: percentile -> most tokens of that share of the conversations, and of
     the learnt turns (50, 90, 95, 99, 100). context: most tokens the model can see, width: its hidden
-    size; 0 where nobody knows.
+    size; 0 where nobody knows. pictured: records of all files that have images. remote_images: they may be
+    fetched.
     """
 
     train: tuple[str, ...]
@@ -34,6 +35,8 @@ class Survey:
     width: int = 0
     chat_template: str | None = None
     drops_thoughts: bool = False
+    pictured: int = 0
+    remote_images: bool = False
 
     @property
     def conversations(self) -> int:
@@ -81,6 +84,8 @@ def _data(survey: Survey) -> Iterator[Guess]:
     yield Guess("data_config.format", survey.format, survey.why)
     if survey.drops_thoughts:
         yield Guess("data_config.thinking", "drop", "the model's chat template has no words for thoughts")
+    if survey.remote_images:
+        yield Guess("data_config.allow_remote_images", "true", "--allow-remote-images was given")
 
 
 def _train_files(survey: Survey) -> str:
@@ -137,6 +142,8 @@ def _method(survey: Survey, method: Method) -> Iterator[Guess]:
         yield Guess(
             "model_config.chat_template", quoted(survey.chat_template), "the checkpoint has none, or another"
         )
+    if survey.pictured:
+        yield Guess("model_config.freeze", "[vision]", _why_frozen(survey, method))
     if method == "qlora":
         yield Guess("model_config.quantization", "nf4", "frozen weights in 4 bits (needs bitsandbytes)")
     if method == "full":
@@ -151,6 +158,14 @@ def _method(survey: Survey, method: Method) -> Iterator[Guess]:
         yield Guess("peft_config.r", str(rank), "8 up to 1,000 records, 16 up to 20,000, then 32")
         yield Guess("peft_config.lora_alpha", str(2 * rank), "twice r")
         yield Guess("peft_config.target_modules", "all-linear", "or [query_key_value]: smaller, learns less")
+
+
+def _why_frozen(survey: Survey, method: Method) -> str:
+    """What it means for the tower and the projector of a model that sees."""
+    records = f"{survey.pictured:,} of {sum(survey.rows.values()):,} records have images"
+    if method == "full":
+        return f"{records}; the model keeps its eyes, and learns what to say of what they see"
+    return f"{records}; no adapter in the model's eyes. For pictures unlike photos and pages: []"
 
 
 def _by_size(records: int, steps: Mapping[int, int], otherwise: int) -> int:

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from finetune.chat.load import load_template
+from finetune.chat.template import ChatTemplate
 from finetune.config.files import find_shipped
-from finetune.data.checking.check import CheckReport, check_data
+from finetune.data.checking.check import CheckReport, all_of, check_data
 from finetune.data.reading.intake import raise_problems
 from finetune.data.reading.record import Malformed
 from finetune.disk import refuse_existing_file, write_atomically
@@ -20,14 +21,22 @@ _COLUMN = 34
 """Where the reasons begin, but for longer lines."""
 
 
-def init(data: str, model: str, output: Path, method: Method, chat_template: Path | None = None) -> list[str]:
+def init(
+    data: str,
+    model: str,
+    output: Path,
+    method: Method,
+    chat_template: Path | None = None,
+    *,
+    remote_images: bool = False,
+) -> list[str]:
     """Write `output` and return what to say: what was found, and the command that trains with it.
 
     Raises FolderInUseError where `output` exists, DataError for records that cannot be used.
     """
     refuse_existing_file(output)
     files = find_files(data)
-    survey = survey_of(files, model, chat_template)
+    survey = survey_of(files, model, chat_template, remote_images=remote_images)
     command = shlex.join(["finetune", "train", str(files.folder), model, str(output)])
     write_atomically(output, page(guess(survey, method), command, data).encode())
     shown = ", ".join(f"{name} ({count:,} records)" for name, count in survey.rows.items())
@@ -35,9 +44,11 @@ def init(data: str, model: str, output: Path, method: Method, chat_template: Pat
     return [f"{output}: from {shown}; every value has its reason beside it", *unused, command]
 
 
-def survey_of(files: DataFiles, model: str, chat_template: Path | None = None) -> Survey:
+def survey_of(
+    files: DataFiles, model: str, chat_template: Path | None = None, *, remote_images: bool = False
+) -> Survey:
     """Read every file and count its tokens as `model` does. Raises DataError with the first mistakes."""
-    reports, drops_thoughts = _checked(files, model, chat_template)
+    reports, drops_thoughts = _reports(files, model, chat_template, remote_images)
     in_order = (sorted(report.problems, key=_position) for report in reports.values())
     problems = [problem for found in in_order for problem in found]
     rows = {name: report.rows for name, report in reports.items()}
@@ -59,18 +70,45 @@ def survey_of(files: DataFiles, model: str, chat_template: Path | None = None) -
         width=_number(shape, "hidden_size"),
         chat_template=None if chat_template is None else str(chat_template),
         drops_thoughts=drops_thoughts,
+        pictured=_pictured(reports),
+        remote_images=remote_images,
     )
 
 
-def _checked(files: DataFiles, model: str, chat_template: Path | None) -> tuple[dict[str, CheckReport], bool]:
+def _reports(
+    files: DataFiles, model: str, chat_template: Path | None, remote_images: bool
+) -> tuple[dict[str, CheckReport], bool]:
     """What every file holds; without its thoughts where the model's template has words for all but those."""
     template = load_template(model, chat_template=chat_template)
-    reports = {name: check_data(files.path(name), template) for name in files.all}
+    reports = _checked(files, template, remote_images)
+    _refuse_unseen(reports, model, template)
     if template.dialect.thinks or not any(report.problems for report in reports.values()):
         return reports, False
     template = load_template(model, chat_template=chat_template, thinking="drop")
-    without = {name: check_data(files.path(name), template) for name in files.all}
+    without = _checked(files, template, remote_images)
     return (reports, False) if any(report.problems for report in without.values()) else (without, True)
+
+
+def _checked(files: DataFiles, template: ChatTemplate, remote_images: bool) -> dict[str, CheckReport]:
+    def checked(path: Path) -> CheckReport:
+        return check_data(path, template, all_of(path, remote_images=remote_images))
+
+    return {name: checked(files.path(name)) for name in files.all}
+
+
+def _refuse_unseen(reports: Mapping[str, CheckReport], model: str, template: ChatTemplate) -> None:
+    """Raises DataError where there are images, and the model sees none."""
+    pictured = _pictured(reports)
+    if pictured and template.sight is None:
+        records = f"{pictured:,} of {sum(report.rows for report in reports.values()):,} records"
+        raise DataError(
+            f"{records} have images, which cannot be trained with {model}: it sees none, or in a way that is "
+            "not known here; name a model that sees, as THUDM/GLM-4.1V-9B-Thinking, or take those records out"
+        )
+
+
+def _pictured(reports: Mapping[str, CheckReport]) -> int:
+    return sum(report.counts["conversations with images"] for report in reports.values())
 
 
 def _position(problem: Malformed) -> tuple[str, int, int]:

@@ -92,8 +92,8 @@ class Vision:
     def features_sum(self, patches: Tensor, grids: Tensor) -> Tensor:
         """The sum of all that the tower hands on, a scalar: every weight of it has a part in it."""
         seen = self._model.get_image_features(patches, grids, return_dict=True)
-        handed_on = [*seen.pooler_output, *(getattr(seen, "deepstack_features", None) or ())]
-        return torch.stack([part.float().sum() for part in handed_on]).sum()
+        levels = (seen.pooler_output, *(getattr(seen, "deepstack_features", None) or ()))
+        return torch.stack([part.float().sum() for level in levels for part in level]).sum()
 
     def _bytes(self, picture: Picture) -> int:
         sight = self.sight
@@ -144,9 +144,9 @@ def sees(base: PreTrainedModel) -> bool:
     return base.config.model_type in SEEING
 
 
-def tower_learns(trainable: Iterable[tuple[str, nn.Parameter]]) -> bool:
-    """Whether a weight of tower or projector is among those that learn."""
-    return any(re.fullmatch(PARTS["vision"], name) for name, _ in trainable)
+def tower_learns(trainable: Iterable[tuple[str, nn.Parameter]], part: str = "vision") -> bool:
+    """Whether a weight of tower or projector, or of one `part` of `PARTS`, is among those that learn."""
+    return any(re.fullmatch(PARTS[part], name) for name, _ in trainable)
 
 
 def vision_of(base: PreTrainedModel, sight: Sight | None) -> Vision | None:

@@ -34,10 +34,11 @@ def write_report(run: Path) -> Path:
 def write_texts(path: Path, heading: str, entries: Sequence[Mapping[str, object]]) -> None:
     """Write a page of conversations with their trained tokens marked. Raises StorageError.
 
-    entries: as run.json's `preview` has them (origin, pieces), each with a `note` below its heading.
+    entries: as run.json's `preview` has them (origin, pieces), each with a `note` below its heading; a
+    `picture` may bring its `thumbnail`, a data: URL.
     """
     body = join([element("h1", "What is trained"), element("p", heading), marked_texts(entries)])
-    write_atomically(path, _page("What is trained", body).encode())
+    write_atomically(path, _page("What is trained", body, images="data:").encode())
 
 
 def render(files: RunFiles) -> str:
@@ -49,8 +50,10 @@ def render(files: RunFiles) -> str:
     return _page(title(files), join([body, *parts]))
 
 
-def _page(heading: str, body: Html) -> str:
-    return Template(TEMPLATE.read_text(encoding="utf-8")).substitute(title=text(heading), body=body)
+def _page(heading: str, body: Html, images: str = "'none'") -> str:
+    """`images`: where they may come from, as a Content-Security-Policy says it."""
+    page = Template(TEMPLATE.read_text(encoding="utf-8"))
+    return page.substitute(title=text(heading), body=body, images=images)
 
 
 def _sections(files: RunFiles) -> list[tuple[str, str, Html | None]]:

@@ -69,6 +69,8 @@ def _note(entry: object) -> str:
 
 
 def _piece(content: str, piece: Json) -> Html:
+    if picture := section(piece, "picture"):
+        return _picture(content, picture, cut=piece.get("cut") is True)
     parts: list[Child] = []
     trained = piece.get("trained") is True
     for i, part in enumerate(_CONTROL.split(content)):
@@ -83,6 +85,15 @@ def _piece(content: str, piece: Json) -> Html:
     if piece.get("cut") is True:
         return element("s", parts, class_="cut")
     return element("u", parts, class_="trained") if trained else element("span", parts)
+
+
+def _picture(caption: str, picture: Json, *, cut: bool) -> Html:
+    """What is said of a picture, beside it where the page brings it."""
+    address, tokens = words(picture.get("thumbnail")), number(picture.get("tokens"))
+    image = element("img", src=address, alt="") if address.startswith("data:image/") else None
+    takes = caption if tokens is None else f"{caption} ({tokens:,.0f} token{'s' * (tokens != 1)})"
+    said = element("s", takes, class_="cut") if cut else element("span", takes)
+    return element("span", image, said, class_="picture", title=words(picture.get("path")))
 
 
 def _newline() -> Html:
@@ -112,7 +123,14 @@ def _sample(prediction: Json) -> Html:
         _side("prediction", prediction.get("prediction")),
         class_="pair",
     )
-    return element("article", heading, _asked(prediction), prompt, pair, class_="card")
+    return element("article", heading, _asked(prediction), _seen(prediction), prompt, pair, class_="card")
+
+
+def _seen(prediction: Json) -> Html | None:
+    """The pictures of the prompt, by their names."""
+    paths = [words(path) for path in rows(prediction, "images")]
+    names = ", ".join(PurePath(path).name for path in paths)
+    return element("p", f"images: {names}", class_="dim", title="\n".join(paths)) if paths else None
 
 
 def _asked(prediction: Json) -> Html | None:

@@ -13,9 +13,11 @@ from pathlib import Path
 from finetune.chat.messages import Conversation, Image, Message, Tool
 from finetune.data.encode import REFUSALS, Prompt, prompt_of
 from finetune.data.images.access import Access, settled
-from finetune.data.images.look import look
+from finetune.data.images.picture import Picture
 from finetune.data.images.wrong import WrongImageError
-from finetune.errors import ConfigError
+from finetune.data.reading.fields import WrongRecordError
+from finetune.data.reading.pictures import picture_of
+from finetune.errors import ConfigError, DataError, ModelError
 from finetune.infer.engine import Completion, Engine, Sampling
 
 Read = Callable[[str], str | None]
@@ -50,24 +52,27 @@ def chat(
     vs_base: bool = False,
     system: str | None = None,
     tools: Sequence[Tool] = (),
+    images: Sequence[str] = (),
     read: Read | None = None,
 ) -> None:
     """Talk until /exit or the end of input.
 
     `vs_base`: every line is answered twice, with the adapter and without, each in a conversation of its own.
-    Raises ConfigError for `vs_base` without an adapter.
+    `images`: paths of pictures to show with the first line.
+    Raises ConfigError for `vs_base` without an adapter, DataError for a picture that cannot be used, ModelError
+    for one where the model sees none.
     """
     if vs_base and not engine.has_adapter:
         raise ConfigError(
             "--vs-base: this model has no adapter to switch off; give an adapter or a run with one"
         )
+    shown = [_picture(engine, path)[0] for path in images]
     opening = [Message("system", system)] if system else []
     speakers = _speakers(engine, vs_base)
     _clear(speakers, opening)
     if read is None and sys.stdin.isatty():
         _note("/help tells the commands; /exit leaves")
     read = read or _stdin()
-    shown: list[Image] = []
     while (line := _next_line(read, speakers)) is not None:
         match line.strip():
             case "":
@@ -115,18 +120,30 @@ def _next_line(read: Read, speakers: Sequence[Speaker]) -> str | None:
 
 def _image(engine: Engine, path: str) -> list[Image]:
     """The picture at `path`, if it is one and the model sees; else says why not."""
-    if engine.template.dialect.image_token is None:
-        _note("error: this model sees no pictures")
-        return []
-    anywhere = Access((Path("/"),))
     try:
-        image = settled(Image(str(Path(path).expanduser()) if path else ""), Path.cwd(), anywhere)
-        picture = look(image)
-    except WrongImageError as wrong:
-        _note(f"error: {wrong.reason}")
+        image, picture = _picture(engine, path)
+    except (DataError, ModelError) as error:
+        _note(f"error: {error}")
         return []
     _note(f"[{path}: {picture.width} x {picture.height} pixels, shown with the next line]")
     return [image]
+
+
+def _picture(engine: Engine, path: str) -> tuple[Image, Picture]:
+    """The picture at `path`, wherever that is: the person who talks names it."""
+    if engine.template.sight is None or engine.template.dialect.image_token is None:
+        raise ModelError("this model sees no pictures")
+    try:
+        image = settled(Image(_home(path)), Path.cwd(), Access((Path("/"),)))
+        picture = picture_of(image, engine.template.sight)
+    except (WrongImageError, WrongRecordError) as wrong:
+        raise DataError(wrong.reason) from None
+    return image, picture
+
+
+def _home(path: str) -> str:
+    """Only ~ is taken for something else: as a Path, an address would lose a slash."""
+    return str(Path(path).expanduser()) if path.startswith("~") else path
 
 
 def _turn(engine: Engine, speaker: Speaker, said: Message, sampling: Sampling, tools: Sequence[Tool]) -> None:

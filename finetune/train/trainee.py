@@ -1,12 +1,14 @@
 """What is trained, and what changes it: model, objective, optimizer, schedule, on their device."""
 
 import warnings
+from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from accelerate.utils import set_seed
+from torch import nn
 from torch.optim.lr_scheduler import LRScheduler
 from transformers.modeling_layers import GradientCheckpointingLayer
 
@@ -117,8 +119,19 @@ def _checkpoint_gradients(tuned: Tuned, config: Config, *, reentrant: bool) -> N
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # transformers is renaming the method
         tuned.base.gradient_checkpointing_enable({"use_reentrant": reentrant} | asked)
-    if reentrant and tuned.kind != "full":
-        tuned.base.enable_input_require_grads()
+    if reentrant:
+        for entrance in _entrances(tuned):
+            entrance.register_forward_hook(lambda module, given, output: output.requires_grad_())
+
+
+def _entrances(tuned: Tuned) -> Iterator[nn.Module]:
+    """What stands before the layers that learn, of words and of pictures.
+
+    Reentrant recomputation brings no gradient to layers whose inputs need none.
+    """
+    yield tuned.base.get_input_embeddings()
+    if tower_learns(tuned.trainable(), "tower"):
+        yield from (part for name, part in tuned.base.named_modules() if name.endswith("visual.patch_embed"))
 
 
 def _keep_others(tuned: Tuned, every: int) -> None:

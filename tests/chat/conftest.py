@@ -8,6 +8,7 @@ import pytest
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
+from finetune.chat.sight import Sight
 from finetune.chat.template import ChatTemplate
 
 HERE = Path(__file__).parent
@@ -156,7 +157,15 @@ def make_family(name: str) -> ChatTemplate:
     )
     source = (HERE / "templates" / family.file).read_text(encoding="utf-8")
     wrapped.chat_template = source
-    return ChatTemplate(wrapped, source, name=family.file)
+    return ChatTemplate(wrapped, source, name=family.file, sight=sight_of(wrapped))
+
+
+def sight_of(tokenizer: PreTrainedTokenizerFast) -> Sight | None:
+    """GLM-4.1V's, of a tokenizer that has its token for a picture."""
+    if "<|image|>" not in tokenizer.get_vocab():
+        return None
+    token = int(tokenizer.convert_tokens_to_ids("<|image|>"))
+    return Sight(token, side=14, merge=2, frames=2, least=112 * 112, most=28 * 28 * 15000, counts_frames=True)
 
 
 @pytest.fixture(scope="session")

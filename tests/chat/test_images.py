@@ -126,6 +126,13 @@ def test_a_template_that_loses_images_is_refused(source: str, reason: str) -> No
         template.prompt(Conversation(tuple(replace(message, reasoning=None) for message in TALK.messages[:3])))
 
 
+@pytest.mark.parametrize("name", SEEING)
+def test_a_model_shows_no_images_itself(name: str) -> None:
+    showing = Conversation((Message("user", "q"), Message("assistant", "this", images=(picture("a"),))))
+    with pytest.raises(TemplateError, match=r"message 2: .* images that the assistant shows"):
+        seeing(name).render(showing)
+
+
 def test_a_text_template_of_a_model_that_sees_still_learns_text() -> None:
     template = seeing("glm4.6", PARTS + TEXT + END)
     assert template.render(Conversation((Message("user", "q"), Message("assistant", "a"))))

@@ -30,7 +30,7 @@ def test_as_yaml_has_the_yamls_shape(load: Load) -> None:
     values = load("training_args: {max_steps: 3}\npeft_config: {peft_type: LORA}").as_yaml()
     assert values["training_args"]["max_steps"] == 3
     assert values["training_args"]["generation_config"]["max_new_tokens"] == 512
-    assert values["model_config"]["freeze"] == []
+    assert values["model_config"]["freeze"] is None
     assert values["peft_config"]["r"] == 8
 
 

@@ -81,14 +81,14 @@ def test_a_key_at_its_own_default_is_accepted_in_silence(load: Load, line: str) 
 @pytest.mark.parametrize(
     ("top", "train_on", "freeze"),
     [
-        ("combine: true", "last", ()),
-        ("combine: false", "all", ()),
+        ("combine: true", "last", None),
+        ("combine: false", "all", None),
         ("freezeV: true", "all", ("vision",)),
         ("freezeV: false", "all", ()),
     ],
 )
 def test_the_demos_own_keys_map_to_sections(
-    load: Load, top: str, train_on: str, freeze: tuple[str, ...]
+    load: Load, top: str, train_on: str, freeze: tuple[str, ...] | None
 ) -> None:
     config = load(top)
     assert config.data_config.train_on == train_on

@@ -195,11 +195,12 @@ def test_processes_share_what_is_free() -> None:
 
 def test_the_estimate_knows_the_sizes_that_the_code_uses() -> None:
     from finetune.estimate import activations, memory
-    from finetune.model import blockwise, cross_entropy
+    from finetune.model import blockwise, cross_entropy, vision
 
     chunks = {"cpu": cross_entropy.CHUNK_BYTES_ON_CPU, "cuda": cross_entropy.CHUNK_BYTES}
     assert chunks == memory.HEAD_CHUNK_BYTES
     assert (activations.BLOCKWISE_LONGEST, activations.BLOCK) == (blockwise.LONGEST, blockwise._BLOCK)
+    assert activations.PICTURES_AT_HAND == vision.BUDGET
 
 
 @pytest.mark.parametrize(

@@ -20,12 +20,16 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 from finetune import disk
 from finetune.chat.load import load_template
 from finetune.chat.messages import Conversation, Message
+from finetune.data.encode import Prompt
 from finetune.disk import require_free
 from finetune.errors import ConfigError, FinetuneError, FolderInUseError, ModelError, StorageError
 from finetune.export import merge as merging
 from finetune.export.merge import merge
 from finetune.export.prompts import proof_prompts
+from finetune.infer.engine import Sampling
+from finetune.infer.load import load_engine
 from finetune.model.tiny import make_tiny
+from tests.export.cards import run_card
 
 SHAPE = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "head_dim": 8}
 QUESTION = Conversation((Message("user", "你好, who are you?"),))
@@ -92,6 +96,16 @@ def test_the_card_tells_the_origin_and_the_proof_but_no_path(merged: merging.Mer
     assert "base with a LORA adapter (r 8, lora_alpha 8, on q_proj, v_proj)" in text
     assert "largest logit error" in text
     assert str(merged.output.parent) not in text
+
+
+def test_the_code_on_the_card_answers(
+    merged: merging.Merged, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = (merged.output / "README.md").read_text().replace('"..."', '"你好, who are you?"')
+    engine = load_engine(str(merged.output))
+    [answer] = engine.generate([Prompt(engine.template.prompt(QUESTION))], Sampling(max_new_tokens=12))
+    wanted = engine.template.tokenizer.decode(answer.ids, skip_special_tokens=True)
+    assert run_card(merged.output, text, monkeypatch, capsys) == f"{wanted}\n"
 
 
 def test_the_folder_can_be_read_by_others_and_nothing_else_is_left(merged: merging.Merged) -> None:
@@ -242,4 +256,4 @@ def test_the_proof_also_asks_what_the_run_was_evaluated_on(base: Path, tmp_path:
     (tmp_path / "predictions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     fixed, own = proof_prompts(template, None), proof_prompts(template, tmp_path)
     assert own[: len(fixed)] == fixed and len(own) == len(fixed) + 4
-    assert own[-1][: len(template.prompt(QUESTION))] == template.prompt(QUESTION)
+    assert own[-1].ids[: len(template.prompt(QUESTION))] == template.prompt(QUESTION)

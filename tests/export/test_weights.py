@@ -10,12 +10,13 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 from transformers.models.glm.configuration_glm import GlmConfig
 from transformers.models.glm.modeling_glm import GlmForCausalLM
 
+from finetune.data.encode import Prompt
 from finetune.errors import ModelError
 from finetune.export.proof import Answers, Logits, Proof, compare, logits_of
 from finetune.export.weights import merge_weights, merged_dtypes
 from tests.families import SHAPE
 
-PROMPTS = [list(range(3, 60)), list(range(90, 20, -1))]
+PROMPTS = [Prompt(list(range(3, 60))), Prompt(list(range(90, 20, -1)))]
 ATTENTION = ["q_proj", "v_proj"]
 
 
@@ -186,6 +187,15 @@ def test_kl_divergence_is_that_of_the_textbook() -> None:
     proof = compare(Answers([other], [one], [other]), torch.bfloat16)
     assert proof.kl == pytest.approx(0.5108256, rel=1e-6)  # 0.5 ln(0.5/0.9) + 0.5 ln(0.5/0.1)
     assert proof.agreement == 1.0
+
+
+def test_prompts_with_pictures_are_not_lost_in_the_mean_of_all() -> None:
+    one, other = torch.log(torch.tensor([[0.5, 0.5]])), torch.log(torch.tensor([[0.9, 0.1]]))
+    texts = [one] * 9
+    answers = Answers([other] * 10, [*texts, one], [*texts, other], seeing=frozenset({9}))
+    proof = compare(answers, torch.bfloat16)
+    assert proof.kl == pytest.approx(0.5108256, rel=1e-6)
+    assert (proof.prompts, proof.seeing) == (10, 1)
 
 
 def test_prompts_of_different_lengths_do_not_disturb_each_other() -> None:

@@ -14,12 +14,22 @@ from finetune.init.guess import Method
 from finetune.init.story import init
 from finetune.train.run import train
 from tests.config.conftest import schema_mistakes
+from tests.seeing import make_seeing
 
 EXAMPLES = Path(__file__).parents[2] / "data_examples"
 Command = Callable[..., None]
 
 
-@pytest.mark.parametrize("name", sorted(path.name for path in EXAMPLES.iterdir() if path.suffix != ".md"))
+@pytest.fixture(scope="module")
+def seeing(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny vision checkpoint."""
+    return make_seeing(tmp_path_factory.mktemp("seeing") / "model")
+
+
+NAMES = {path.name for path in EXAMPLES.glob("*.*") if path.suffix != ".md"}
+
+
+@pytest.mark.parametrize("name", sorted(NAMES - {"images.jsonl"}))
 def test_every_format_gives_a_file_that_loads_without_a_word(name: str, small: Path, tmp_path: Path) -> None:
     output = tmp_path / "c.yaml"
     init(str(EXAMPLES / name), str(small), output, "lora")
@@ -28,6 +38,30 @@ def test_every_format_gives_a_file_that_loads_without_a_word(name: str, small: P
     assert config.data_config.train_file == name
     assert config.data_config.format != "auto"
     assert schema_mistakes(output) == []
+
+
+@pytest.mark.parametrize(("method", "said"), [("lora", "no adapter in"), ("full", "the model keeps its eyes")])
+def test_of_data_with_images_a_model_that_sees_learns_to_speak_not_to_see(
+    method: Method, said: str, seeing: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "c.yaml"
+    init(str(EXAMPLES / "images.jsonl"), str(seeing), output, method)
+    config = load_config(output, data_dir=EXAMPLES)
+    assert (config.notices, config.model.freeze) == ((), ("vision",))
+    (line,) = [line for line in output.read_text().splitlines() if "freeze" in line]
+    assert line.startswith("  freeze: [vision]") and f"# 6 of 7 records have images; {said}" in line
+    assert schema_mistakes(output) == []
+
+
+def test_of_data_without_images_nothing_is_said_of_them(seeing: Path, tmp_path: Path) -> None:
+    init(str(EXAMPLES / "alpaca.json"), str(seeing), tmp_path / "c.yaml", "lora")
+    assert "freeze" not in (tmp_path / "c.yaml").read_text()
+
+
+def test_images_cannot_be_trained_with_a_model_of_text(small: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"6 of 7 records have images, which cannot be trained with .*/model: "):
+        init(str(EXAMPLES / "images.jsonl"), str(small), tmp_path / "c.yaml", "lora")
+    assert not (tmp_path / "c.yaml").exists()
 
 
 @pytest.mark.parametrize("method", ["lora", "p-tuning", "full"])

@@ -25,6 +25,8 @@ SHARED_SCORES = "tests/parallel/test_evaluation.py::test_predictions_and_scores_
 EACH = "tests/parallel/test_what_each_does.py"
 FLAT = "tests/model/test_flat_equals_stock.py::test_loss_and_gradients_agree"
 GLM4 = "tests/chat/test_glm4.py"
+MERGED_SIGHT = "tests/export/test_seeing.py"
+SEEN = "tests/infer/test_seeing.py"
 
 
 @dataclass(frozen=True, slots=True)
@@ -632,4 +634,74 @@ ARITHMETIC = (
     ),
 )
 
-MUTANTS = (*ARITHMETIC, *DISK, *CHECKPOINTS, *STEPS, *TOKENS, *PROCESSES)
+PICTURES = (
+    Mutant(
+        "tower-not-merged",
+        "a merge leaves out the tower and the projector",
+        "finetune/export/weights.py",
+        """        for layer in [m for m in model.modules() if isinstance(m, BaseTunerLayer)]:
+            _merge_layer(layer, dtypes, target)
+        with warnings.catch_warnings():
+            # Said by peft of what is meant so: the layers are merged already, the embeddings untied.
+            warnings.simplefilter("ignore")
+            merged = model.merge_and_unload()
+""",
+        """        layers = [(name, m) for name, m in model.named_modules() if isinstance(m, BaseTunerLayer)]
+        for name, layer in layers:
+            if ".visual." not in name:
+                _merge_layer(layer, dtypes, target)
+        merged = model.unload()
+""",
+        (f"{MERGED_SIGHT}::test_tower_projector_and_language_model_are_merged[glm4v]",),
+    ),
+    Mutant(
+        "proof-without-pictures",
+        "a merged model that sees is asked about text alone",
+        "finetune/export/prompts.py",
+        "    if template.dialect.image_token is not None:\n",
+        "    if False:\n",
+        (f"{MERGED_SIGHT}::test_a_merge_that_forgets_the_tower_is_noticed",),
+    ),
+    Mutant(
+        "proof-in-a-row",
+        "the proof of a merge places a picture's tokens one behind another",
+        "finetune/export/proof.py",
+        "        position_ids=vision.positions(ids, grids)[:, None].to(device),\n",
+        "        position_ids=torch.arange(len(ids), device=device)[None],\n",
+        (f"{MERGED_SIGHT}::test_prompts_with_pictures_are_asked_as_the_model_itself_places_them",),
+    ),
+    Mutant(
+        "answer-counts-tokens",
+        "an answer stands as far from its question as the pictures there have tokens",
+        "finetune/infer/decode.py",
+        "        following = int(self.positions.max()) + len(self.written)\n",
+        "        following = len(self.prompt) + len(self.written) - 1\n",
+        (f"{SEEN}::test_every_loop_writes_the_tokens_of_the_models_own_forward[glm4v-none]",),
+    ),
+    Mutant(
+        "written-image-token",
+        "an image token that was written is taken for a place of another row's picture",
+        "finetune/infer/decode.py",
+        "            if self.waiting[0].pictures and self._image_token_was_written():\n",
+        "            if False:\n",
+        (f"{SEEN}::test_an_image_token_that_is_written_is_no_picture_where_another_row_begins_with_one",),
+    ),
+    Mutant(
+        "old-positions-kept",
+        "a stream goes on at the positions of the pictures asked about before",
+        "finetune/infer/hf.py",
+        "        cast(Any, self._base.model).rope_deltas = None\n",
+        "",
+        (f"{SEEN}::test_what_was_asked_before_does_not_matter",),
+    ),
+    Mutant(
+        "image-of-the-line-lost",
+        "a picture that was named on the command line is not shown",
+        "finetune/serve/terminal.py",
+        "    shown = [_picture(engine, path)[0] for path in images]\n",
+        "    shown: list[Image] = []\n",
+        ("tests/serve/test_pictures.py::test_the_command_shows_a_picture_with_a_message",),
+    ),
+)
+
+MUTANTS = (*ARITHMETIC, *DISK, *CHECKPOINTS, *STEPS, *TOKENS, *PROCESSES, *PICTURES)

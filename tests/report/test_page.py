@@ -236,6 +236,18 @@ def test_a_preview_may_be_a_bare_list_of_pieces(finished: Path) -> None:
     assert "bare" in page.shown and "x:9" in page.shown
 
 
+def test_pictures_are_named_and_never_loaded(finished: Path) -> None:
+    picture = {"path": "/data/images/cat.png", "tokens": 1234}
+    pieces = [{"text": "images/cat.png: tokens 5 to 1238", "trained": False, "picture": picture}]
+    answer = {"origin": "x:1", "prompt": "p", "images": ["/data/images/cat.png", "/data/dog.png"]}
+    (finished / "predictions.jsonl").write_text(json.dumps(answer) + "\n", encoding="utf-8")
+    page = report(change(finished, preview=[{"origin": "x:1", "pieces": pieces}]))
+    assert "images/cat.png: tokens 5 to 1238 (1,234 tokens)" in page.shown
+    assert "images: cat.png, dog.png" in page.shown
+    assert "img" not in page.tags
+    assert "img-src 'none'" in (finished / "report.html").read_text(encoding="utf-8")
+
+
 def test_long_texts_are_cut_and_say_so(finished: Path) -> None:
     answer = {"origin": "x:1", "prompt": "p", "reference": "r" * 100_000, "prediction": "w"}
     (finished / "predictions.jsonl").write_text(json.dumps(answer) + "\n", encoding="utf-8")

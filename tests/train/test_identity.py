@@ -93,6 +93,8 @@ def test_the_same_run_matches_itself_silently() -> None:
         ("data_config.train_file", "/moved/train.jsonl"),
         ("data_config.val_file", "dev.jsonl"),
         ("data_config.num_proc", 8),
+        ("data_config.image_roots", ["/pictures"]),
+        ("data_config.allow_remote_images", True),
         ("model_config.attention", "single"),
         ("run.tokens_per_micro_batch", 4096),
         ("evaluation.turns", "last"),

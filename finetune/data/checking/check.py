@@ -36,11 +36,11 @@ _DIGITS = {role: str(number) for number, role in enumerate(ROLES)}
 __all__ = ["CheckReport", "all_of", "check_data", "files_of"]
 
 
-def all_of(data: str | Path) -> Config:
-    """The configuration of data that nobody configured: all that is there, and every default."""
+def all_of(data: str | Path, *, remote_images: bool = False) -> Config:
+    """The configuration of data that nobody configured: all that is there, and every other default."""
     if not str(data):
         raise DataError("DATA is an empty text; name a file or a folder")
-    return Config(data_config=DataConfig(train_file=str(data)))
+    return Config(data_config=DataConfig(train_file=str(data), allow_remote_images=remote_images))
 
 
 def check_data(
@@ -169,14 +169,14 @@ class _Survey:
 
     def _measure(self, record: Record, source: Source, whole: Encoded, report: FileReport) -> Fate:
         """Note the conversation's tokens, and what becomes of it under the limit."""
-        tokens, (_, fate) = report.measure(whole), whole
+        assert self.template is not None
+        tokens, (_, fate) = report.measure(whole, self.template.sight), whole
         if fate == "no_answer" and isinstance(source, Conversation) and source.assistant_turns():
             reason = "every assistant turn is marked as not to be learnt: training leaves the record out"
             self.findings.add(record.malformed("W505", reason))
         if tokens <= self.limit or not isinstance(source, Conversation):
             return fate
         overflow, train_on = self.config.data_config.overflow, self.config.data_config.train_on
-        assert self.template is not None
         _, fate = encode(source, self.template, max_length=self.limit, train_on=train_on, overflow=overflow)
         becomes = "it would be cut to its end" if fate == "truncated" else "it would be left out"
         reason = (

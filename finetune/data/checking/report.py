@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from finetune.chat.messages import Conversation, Message
+from finetune.chat.sight import Sight
 from finetune.data.checking.findings import Findings
 from finetune.data.encode import Encoded, Source, turn_lengths
 from finetune.data.ledger import Ledger
@@ -22,7 +23,8 @@ class FileReport:
     """What one file holds.
 
     split: training, validation or test. With a template also: the ledger; `lengths` and `answers`, how many
-    conversations and how many learnt turns have so many tokens; `tokens`, and those of them that are `learnt`.
+    conversations and how many learnt turns have so many tokens; `pictures`, likewise; `tokens`, and those of
+    them that are `learnt`.
     """
 
     path: str
@@ -34,6 +36,7 @@ class FileReport:
     ledger: Ledger | None = None
     lengths: Counter[int] = field(default_factory=Counter)
     answers: Counter[int] = field(default_factory=Counter)
+    pictures: Counter[int] = field(default_factory=Counter)
     learnt: int = 0
     tokens: int = 0
 
@@ -52,8 +55,9 @@ class FileReport:
                 counts["turns not to be learnt"] += not message.train
             counts["images"] += len(message.images)
         counts["conversations with tools"] += bool(source.tools)
+        counts["conversations with images"] += bool(source.images)
 
-    def measure(self, whole: Encoded) -> int:
+    def measure(self, whole: Encoded, sight: Sight | None = None) -> int:
         """Add the tokens of a conversation that was encoded whole; returns those of its longest example."""
         examples, _ = whole
         longest = max((len(example.input_ids) for example in examples), default=0)
@@ -64,6 +68,8 @@ class FileReport:
             self.answers.update(turns)
             self.learnt += sum(turns)
             self.tokens += len(example.input_ids)
+            if sight is not None:
+                self.pictures.update(sight.tokens(one.width, one.height) for one in example.pictures)
         return longest
 
     def lines(self) -> list[str]:
@@ -154,9 +160,18 @@ class CheckReport:
         return percentiles(sum((file.answers for file in self.files), Counter[int]()))
 
     @property
+    def pictures(self) -> Counter[int]:
+        """Tokens -> how many pictures take so many, in the examples of all files."""
+        return sum((file.pictures for file in self.files), Counter[int]())
+
+    @property
     def supervised(self) -> float:
         """The share of all tokens that a model would learn to write."""
-        return sum(file.learnt for file in self.files) / max(1, sum(file.tokens for file in self.files))
+        return sum(file.learnt for file in self.files) / max(1, self._tokens)
+
+    @property
+    def _tokens(self) -> int:
+        return sum(file.tokens for file in self.files)
 
     def lines(self) -> list[str]:
         """For the screen: what to look at first, what is there, and the sum."""
@@ -169,10 +184,22 @@ class CheckReport:
     def _token_lines(self) -> list[str]:
         if not self.lengths:
             return []
-        return [
+        lines = [
             f"tokens of a conversation: {_shown(self.lengths)}; the limit is {self.limit:,}",
             f"learnt: {self.supervised:.1%} of all tokens; a turn has {_shown(self.answers)}",
         ]
+        if pictures := self._picture_tokens():
+            share, tokens = pictures["share"], f"{pictures['median']:,} (median), {pictures['most']:,} (most)"
+            lines.append(f"images: {share:.1%} of all tokens; one has {tokens}")
+        return lines
+
+    def _picture_tokens(self) -> dict[str, Any]:
+        """Of one picture, the median and the most; and the share of all tokens that stand for pictures."""
+        if not (pictures := self.pictures):
+            return {}
+        found = percentiles(pictures)
+        share = sum(tokens * count for tokens, count in pictures.items()) / self._tokens
+        return {"median": found[50], "most": found[100], "share": share}
 
     def _verdict(self) -> str:
         errors, warnings = self.findings.errors, self.findings.warnings
@@ -194,6 +221,8 @@ class CheckReport:
         if self.lengths:
             described |= {"lengths": _named(self.lengths), "answers": _named(self.answers)}
             described |= {"supervised_share": self.supervised, "limit": self.limit}
+        if pictures := self._picture_tokens():
+            described["image_tokens"] = pictures
         return described
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from finetune.chat.messages import Conversation, KeyPath, Message, Tool, ToolCall
 from finetune.data.checking.schemas import UnusableSchemaError, check_schema, misfits
+from finetune.data.reading.image_parts import IMAGE
 
 _LEAK = re.compile(
     r"<\|(?:user|assistant|system|observation|im_start|im_end|endoftext|eot_id|start_header_id|end_header_id"
@@ -36,6 +37,9 @@ def review(conversation: Conversation) -> Iterator[Remark]:
     for index, message in enumerate(messages):
         name = _name(message, index)
         yield from _about_order(message, name, messages[:index])
+        if IMAGE in message.content:
+            reason = f"{name} holds {IMAGE}, and no picture stands there: it will be read as plain text"
+            yield Remark("W529", reason, (*message.at, "content"))
         if message.role == "assistant":
             yield from _about_answer(message, name, messages[:index])
     yield from _about_calls(conversation)
@@ -49,7 +53,7 @@ def _is_plain(messages: Sequence[Message]) -> bool:
         if role == "assistant":
             if message.tool_calls or content == said or "<" in content or "[" in content:
                 return False
-        elif role == "tool":
+        elif role == "tool" or IMAGE in content:
             return False
         if role == before:
             return False

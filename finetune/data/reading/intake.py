@@ -11,7 +11,7 @@ from difflib import get_close_matches
 from pathlib import Path
 
 from finetune import log
-from finetune.chat.messages import Conversation
+from finetune.chat.messages import Conversation, Image
 from finetune.config.schema import DataConfig
 from finetune.data.images.access import Access
 from finetune.data.reading.fields import WrongRecordError
@@ -114,6 +114,11 @@ class Intake:
         if self.opens_images:
             look_at_all(settled)
         return settled
+
+    def named_images(self, record: Record) -> Sequence[Image]:
+        """The images of a good record, by the paths that it has for them."""
+        source = parse_conversation(record, self._format(record))
+        return () if isinstance(source, PlainText) else source.images
 
     def refuse(self, problem: Malformed) -> Malformed:
         """Note a record that cannot be used."""

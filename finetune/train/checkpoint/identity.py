@@ -21,6 +21,8 @@ MAY_CHANGE = (
     # where things lie: their content is compared instead
     "data_config.train_file",
     "data_config.train_file.*.file",
+    "data_config.image_roots",
+    "data_config.allow_remote_images",
     "model_config.chat_template",
     "model_config.trust_remote_code",
     "training_args.output_dir",

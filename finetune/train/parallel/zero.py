@@ -6,6 +6,7 @@ are pickles, so they are not used: weights and optimizer memory are taken out an
 
 import logging
 import math
+import re
 import warnings
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from finetune import world
+from finetune.config.modules import PARTS
 from finetune.errors import MissingLibraryError
 from finetune.model.batch import Batch
 from finetune.model.head import SupervisedLoss
@@ -59,6 +61,21 @@ def shard(tuned: Tuned, content: Mapping[str, Any], dtype: torch.dtype) -> None:
         deepspeed.zero.Init(module=part, config_dict_or_path=dict(content), dtype=dtype)
     rest = [p for p in tuned.model.parameters() if not hasattr(p, "ds_id")]
     assert not rest, "layers_of leaves nothing out"
+    for reader, table in _read_from_outside(tuned.base):
+        deepspeed.zero.register_external_parameter(reader, table)
+
+
+def _read_from_outside(base: nn.Module) -> Iterator[tuple[nn.Module, nn.Parameter]]:
+    """Parts of a vision tower that take the table of an embedding layer without calling it, and the table.
+
+    The layer's own hooks do not gather it then. DeepSpeed finds out by itself in forwards of its engine only,
+    and not all of ours are: the trials before training, evaluation, generation.
+    """
+    for name, module in base.named_modules():
+        if re.fullmatch(PARTS["vision"], name):
+            for part in module.modules():
+                if isinstance(part, nn.Embedding) and part is not module:
+                    yield from ((module, table) for table in part.parameters(recurse=False))
 
 
 class Zero:
@@ -81,6 +98,8 @@ class Zero:
         # An adapter of float32 on a base of bfloat16: the engine would begin from what it rounds.
         rounds = content["bf16"]["enabled"] and self.stage < 3
         precise = {n: p.detach().clone() for n, p in parameters.items() if rounds and p.dtype == torch.float32}
+        self._reached: set[str] = set()
+        self._watch(parameters)
         self._engine, *_ = deepspeed.initialize(model=objective, optimizer=optimizer, config=dict(content))
         self.holder = _ZeroHolder(self._engine, parameters, groups, self.stage)
         self._parameters = parameters
@@ -104,7 +123,9 @@ class Zero:
     def gradients(self) -> Iterator[tuple[str, Tensor | None]]:
         from deepspeed.utils import safe_get_full_grad
 
-        return ((name, safe_get_full_grad(parameter)) for name, parameter in self._parameters.items())
+        for name, parameter in self._parameters.items():
+            gradient = safe_get_full_grad(parameter)  # of all processes, which all ask for it
+            yield name, gradient if name in self._reached else None
 
     def held(self, parameter: nn.Parameter) -> Tensor:
         share: Tensor = getattr(parameter, "ds_tensor", parameter)
@@ -114,6 +135,11 @@ class Zero:
         if not hasattr(parameter, "ds_id"):
             return parameter.detach()
         return Parts(shape_of(parameter), parameter.dtype, lambda: _gathered(parameter))
+
+    def _watch(self, parameters: Mapping[str, nn.Parameter]) -> None:
+        """Note which parameters a gradient ever reaches: of the others, the engine tells zeros."""
+        for name, parameter in parameters.items():
+            parameter.register_post_accumulate_grad_hook(lambda _, name=name: self._reached.add(name))
 
     def _refuse_gradients(self) -> None:
         """One NaN is enough: the engine looks at the norm of all gradients together."""
