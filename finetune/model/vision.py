@@ -160,7 +160,7 @@ def _processor(sight: Sight) -> Any:
     try:
         # PIL computes the same everywhere; what torchvision makes of a picture differs by its version.
         made = AutoImageProcessor.from_pretrained(sight.folder, backend="pil", local_files_only=True)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, TypeError, KeyError) as error:
         raise ModelError(f"{sight.folder}: its image processor cannot be loaded: {error}") from error
     made.size = sight.size
     return made

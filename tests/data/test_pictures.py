@@ -272,6 +272,15 @@ def test_several_processes_encode_the_same(folder: Path, template: ChatTemplate)
     assert [example.pictures for example in one] == [example.pictures for example in two]
 
 
+def test_a_process_that_encodes_hands_on_what_is_wrong_with_a_picture(
+    folder: Path, template: ChatTemplate
+) -> None:
+    (folder / "a.png").write_bytes(b"no picture")
+    with pytest.raises(DataError, match=r"train.jsonl:2:\d+: E313 .*a.png") as told:
+        examples(folder, template, conversation_of("b"), conversation_of("a"), num_proc=2)
+    assert "1 of 2 records" in str(told.value)
+
+
 def test_a_model_of_text_refuses_pictures_by_line(folder: Path, small: Path) -> None:
     with pytest.raises(DataError, match=r"train.jsonl:1:\d+: E301 .*images; the model sees none"):
         examples(folder, load_template(small), conversation_of("a"))

@@ -13,10 +13,13 @@ class WrongRecordError(ValueError):
     """
 
     def __init__(self, code: str, reason: str, path: KeyPath = ()) -> None:
-        super().__init__(reason)
+        super().__init__(code, reason, path)  # as they are given: processes hand it on to each other
         self.code = code
         self.reason = reason
         self.path = path
+
+    def __str__(self) -> str:
+        return self.reason
 
 
 def json_kind(value: Any) -> str:
