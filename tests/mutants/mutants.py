@@ -27,6 +27,10 @@ FLAT = "tests/model/test_flat_equals_stock.py::test_loss_and_gradients_agree"
 GLM4 = "tests/chat/test_glm4.py"
 MERGED_SIGHT = "tests/export/test_seeing.py"
 SEEN = "tests/infer/test_seeing.py"
+SIGHT = "tests/model/test_vision.py"
+SIGHT_AS_STOCK = f"{SIGHT}::test_flat_and_single_give_the_loss_and_gradients_of_transformers_own_forward"
+PICTURED = "tests/data/test_pictures.py"
+PIXELS = "tests/data/images/test_pixels.py"
 
 
 @dataclass(frozen=True, slots=True)
@@ -635,6 +639,110 @@ ARITHMETIC = (
 )
 
 PICTURES = (
+    Mutant(
+        "image-token-too-few",
+        "a picture has one image token less than it has features",
+        "finetune/data/encode.py",
+        "[sight.tokens(one.width, one.height) for one in pictures]\n",
+        "[sight.tokens(one.width, one.height) - 1 for one in pictures]\n",
+        (f"{PICTURED}::test_a_picture_stands_where_the_record_puts_it",),
+    ),
+    Mutant(
+        "cut-turns-leave-pictures",
+        "truncation keeps the pictures of the turns that it drops",
+        "finetune/data/encode.py",
+        "    tail = rendered_from(starts[first])\n",
+        "    tail = replace(rendered_from(starts[first]), pictures=rendered_from(body).pictures)\n",
+        (f"{PICTURED}::test_truncation_takes_whole_turns_with_their_pictures",),
+    ),
+    Mutant(
+        "old-pictures-trusted",
+        "a cache is used whatever became of its pictures",
+        "finetune/data/album.py",
+        "        return all(_stamp(self[row].path) == tuple(self.stamps[row].tolist())",
+        "        return all(True",
+        (f"{PICTURED}::test_a_changed_picture_is_encoded_again_and_an_unchanged_one_is_not",),
+    ),
+    Mutant(
+        "every-file-allowed",
+        "a record may have any file of the computer read as an image",
+        "finetune/data/images/access.py",
+        "    if any(path.is_relative_to(_real(folder.absolute())) for folder in (beside, *access.roots)):\n",
+        "    if True:\n",
+        ("tests/data/images/test_bad_images.py",),
+    ),
+    Mutant(
+        "lying-pictures",
+        "a picture is not turned as its EXIF says",
+        "finetune/data/images/pixels.py",
+        "    return image.transpose(_TURNS[upright]) if upright in _TURNS else image\n",
+        "    return image\n",
+        (f"{PIXELS}::test_a_picture_stands_upright",),
+    ),
+    Mutant(
+        "clear-is-black",
+        "what is transparent in a picture is not put on white",
+        "finetune/data/images/pixels.py",
+        "    if image.has_transparency_data:\n",
+        "    if False:\n",
+        (f"{PIXELS}::test_a_picture_shows_what_a_person_sees",),
+    ),
+    Mutant(
+        "pictures-sorted",
+        "the patches of a micro-batch are not in the order of its image tokens",
+        "finetune/model/vision.py",
+        "        asked = [self._ask(picture) for picture in pictures]\n",
+        "        asked = [self._ask(picture) for picture in sorted(pictures, key=lambda one: one.sha256)]\n",
+        (f"{SIGHT_AS_STOCK}[glm4v-full]",),
+    ),
+    Mutant(
+        "pictures-never-let-go",
+        "patches are kept whatever the budget",
+        "finetune/model/vision.py",
+        "        while self._held > self.budget:\n",
+        "        while False:\n",
+        (f"{SIGHT}::test_patches_are_kept_within_the_budget_and_the_least_lately_used_go_first",),
+    ),
+    Mutant(
+        "positions-of-the-row",
+        "the positions of pictures are found for the whole row, not for each conversation",
+        "finetune/model/batch.py",
+        "    positions = [vision.positions(ids, its) for ids, its in zip(conversations, own, strict=True)]\n",
+        "    positions = [vision.positions(batch.input_ids[0], grids)]\n",
+        (f"{SIGHT}::test_the_positions_of_a_conversation_do_not_depend_on_its_neighbours",),
+    ),
+    Mutant(
+        "blank-not-looked-at",
+        "a tower has no part in a batch without pictures",
+        "finetune/model/head.py",
+        "        if self.looks_always is None or batch.patches is not None:\n",
+        "        if True:\n",
+        (f"{SIGHT}::test_a_batch_without_pictures_reaches_every_weight_of_a_tower_that_learns",),
+    ),
+    Mutant(
+        "learning-tower-not-waited-for",
+        "DDP: a process without a picture does not keep step with a tower that learns elsewhere",
+        "finetune/train/trainee.py",
+        "    looks_always = sharing.weights or tower_learns(tuned.trainable())\n",
+        "    looks_always = sharing.weights\n",
+        ("tests/parallel/test_vision.py::test_every_step_has_the_gradient_of_one_process[lora everywhere]",),
+    ),
+    Mutant(
+        "tower-flat",
+        "the tower computes attention as the language model does",
+        "finetune/model/attention.py",
+        '    model.set_attn_implementation(name if whole else {"text_config": name})\n',
+        "    model.set_attn_implementation(name)\n",
+        (f"{SIGHT_AS_STOCK}[glm4v-full]",),
+    ),
+    Mutant(
+        "adapters-in-the-tower",
+        "adapters reach the tower though `freeze` does not say so",
+        "finetune/model/tuning.py",
+        "    return None if not sees(model) or (exact and freeze is None) else left_alone(freeze)\n",
+        "    return None if not sees(model) or freeze is None else left_alone(freeze)\n",
+        (f"{SIGHT}::test_adapters_go_where_freeze_lets_them",),
+    ),
     Mutant(
         "tower-not-merged",
         "a merge leaves out the tower and the projector",
