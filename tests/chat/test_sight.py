@@ -101,6 +101,29 @@ def test_damaged_files_are_named(content: str, tmp_path: Path) -> None:
         read_sight(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("name", "size", "told"),
+    [
+        ("patch_size", 16, r"patch_size is 16, and the model was made for 14 \(vision_config.patch_size\)"),
+        (
+            "merge_size",
+            1,
+            r"merge_size is 1, and the model was made for 2 \(vision_config.spatial_merge_size\)",
+        ),
+        ("temporal_patch_size", 1, r"temporal_patch_size is 1, and the model was made for 2"),
+        ("patch_size", 0, r"patch_size is 0; expected a whole number, 1 or more"),
+        ("patch_size", "14", r"patch_size is '14'; expected a whole number, 1 or more"),
+    ],
+)
+def test_a_processor_of_another_model_is_told_before_the_model_is_loaded(
+    name: str, size: object, told: str, tmp_path: Path
+) -> None:
+    file = make_seeing(tmp_path) / "preprocessor_config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), name: size}))
+    with pytest.raises(ModelError, match=rf"preprocessor_config.json: cannot be used: {told}"):
+        read_sight(tmp_path)
+
+
 @pytest.mark.parametrize("family", ["glm4v", "qwen2_5_vl"])
 def test_fewer_tokens_for_an_image_stay_with_the_checkpoint(family: str, tmp_path: Path) -> None:
     base = make_seeing(tmp_path / "base", family)

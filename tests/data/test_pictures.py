@@ -272,6 +272,12 @@ def test_several_processes_encode_the_same(folder: Path, template: ChatTemplate)
     assert [example.pictures for example in one] == [example.pictures for example in two]
 
 
+def test_a_bad_picture_is_told_by_several_processes_as_by_one(folder: Path, template: ChatTemplate) -> None:
+    (folder / "a.png").write_bytes(b"no picture")
+    with pytest.raises(DataError, match=r"train.jsonl:2:\d+: E313 .*a.png"):
+        examples(folder, template, conversation_of("b"), conversation_of("a"), num_proc=2)
+
+
 def test_a_model_of_text_refuses_pictures_by_line(folder: Path, small: Path) -> None:
     with pytest.raises(DataError, match=r"train.jsonl:1:\d+: E301 .*images; the model sees none"):
         examples(folder, load_template(small), conversation_of("a"))

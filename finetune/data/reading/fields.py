@@ -1,6 +1,6 @@
 """Reading one field of a record, and saying what is wrong with it."""
 
-from typing import Any
+from typing import Any, Self
 
 from finetune.chat.messages import KeyPath
 from finetune.data.reading.strict_json import NotJSONError, loads
@@ -17,6 +17,10 @@ class WrongRecordError(ValueError):
         self.code = code
         self.reason = reason
         self.path = path
+
+    def __reduce__(self) -> tuple[type[Self], tuple[str, str, KeyPath]]:
+        """It comes out of other processes, too."""
+        return type(self), (self.code, self.reason, self.path)
 
 
 def json_kind(value: Any) -> str:
