@@ -136,10 +136,16 @@ def _processor_file(folder: Path) -> Path:
 
 
 def bounds(settings: Mapping[str, Any]) -> tuple[int, int]:
-    """The least and the most pixels that an image processor's settings allow a picture."""
+    """The least and the most pixels that an image processor's settings allow a picture. Raises ValueError."""
     family, size = _FAMILIES[processor_kind(settings)], settings.get("size") or {}
-    least = settings.get("min_pixels") or size.get("shortest_edge") or family.least
-    return int(least), int(settings.get("max_pixels") or size.get("longest_edge") or family.most)
+    least = settings.get("min_pixels") or size.get("shortest_edge")
+    most = settings.get("max_pixels") or size.get("longest_edge")
+    if size and not (least or most):
+        raise ValueError(f"size has {', '.join(size)}; expected shortest_edge and longest_edge, in pixels")
+    least, most = int(least or family.least), int(most or family.most)
+    if least > most:
+        raise ValueError(f"a picture may have {least:,} pixels at least, and {most:,} at most")
+    return least, most
 
 
 def processor_kind(settings: Mapping[str, Any]) -> str:

@@ -38,16 +38,15 @@ def own_images(turn: Mapping[str, Any], content: str, where: str, at: KeyPath) -
     given = turn.get(key)
     if not given:
         return content, ()
-    if not isinstance(given, list):
-        image = _named(given, f"{where}: image", (*at, key))
-        before, mark, after = content.partition(IMAGE)
-        return (before + after, (replace(image, offset=len(before)),)) if mark else (content, (image,))
-    images = tuple(_named(one, f"{where}: an image", (*at, key, index)) for index, one in enumerate(given))
+    if isinstance(given, list):
+        images = [_named(one, f"{where}: an image", (*at, key, index)) for index, one in enumerate(given)]
+    else:
+        images = [_named(given, f"{where}: image", (*at, key))]
     marks = content.count(IMAGE)
     if marks not in (0, len(images)):
         reason = f"{where}: {_counted(len(images), 'image')}, but {_counted(marks, 'place')} marked {IMAGE}"
         raise WrongRecordError("E220", reason, (*at, key))
-    filled = _filled(Message("user", content, images=() if marks else images), iter(images))
+    filled = _filled(Message("user", content, images=() if marks else tuple(images)), iter(images))
     return filled.content, filled.images
 
 
