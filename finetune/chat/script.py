@@ -158,7 +158,8 @@ def _lost(message: Message, habits: Habits) -> str | None:
     if message.images and message.role == "assistant":
         return "images that the assistant shows: a model writes text"
     if message.images and habits.image_token is None:
-        return "images; the model sees none, or takes them in a way that is not known here"
+        lacks = "image_token_id in config.json, a preprocessor_config.json of a kind known here"
+        return f"images; the model sees none, or its checkpoint lacks {lacks}, or a template with its token"
     if habits.cuts_thoughts and "</think>" in message.content:
         return "what stands before '</think>' in a content; thoughts belong into `reasoning_content`"
     if message.role == "tool" and not habits.tells_results:

@@ -16,6 +16,12 @@ from finetune.errors import ModelError
 PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
 _SLIMMEST = 200  # times longer than wide, at most: what these processors take
 
+_CUT: Mapping[str, int] = {"patch_size": 14, "merge_size": 2, "temporal_patch_size": 2}
+"""What an image processor is told of patches, and what it does untold."""
+_TOWER_NAMES: Mapping[str, str] = dict(
+    zip(_CUT, ("patch_size", "spatial_merge_size", "temporal_patch_size"), strict=True)
+)
+
 
 @dataclass(frozen=True, slots=True)
 class _Family:
@@ -97,32 +103,49 @@ def read_sight(model: Path, processor: Path | None = None) -> Sight | None:
     """
     told = processor is not None and any((processor / name).is_file() for name in PROCESSOR_FILES)
     folder = processor if processor is not None and told else model
-    token = _read(model / "config.json").get("image_token_id")
+    config = _read(model / "config.json")
+    token = config.get("image_token_id")
     settings = processor_settings(folder)
     family = _FAMILIES.get(processor_kind(settings))
     if not isinstance(token, int) or family is None:
         return None
     try:
         least, most = bounds(settings)
-        return Sight(
-            token=token,
-            side=int(settings.get("patch_size", 14)),
-            merge=int(settings.get("merge_size", 2)),
-            frames=int(settings.get("temporal_patch_size", 2)),
-            least=least,
-            most=most,
-            counts_frames=family.counts_frames,
-            folder=folder,
-        )
+        side, merge, frames = cut = tuple(settings.get(name, usual) for name, usual in _CUT.items())
+        _refuse_misfit(config, cut)
     except (TypeError, ValueError, AttributeError) as error:
-        raise ModelError(f"{folder / PROCESSOR_FILES[0]}: cannot be used: {error}") from None
+        raise ModelError(f"{_processor_file(folder)}: cannot be used: {error}") from None
+    return Sight(token, side, merge, frames, least, most, family.counts_frames, folder)
+
+
+def _refuse_misfit(config: Mapping[str, Any], cut: tuple[Any, ...]) -> None:
+    """Raises ValueError where pictures would be cut otherwise than the model's tower takes them."""
+    tower = config.get("vision_config") or {}
+    for (name, its_name), size in zip(_TOWER_NAMES.items(), cut, strict=True):
+        if type(size) is not int or size < 1:
+            raise ValueError(f"{name} is {size!r}; expected a whole number, 1 or more")
+        if tower.get(its_name, size) != size:
+            reason = (
+                f"{name} is {size}, and the model was made for {tower[its_name]} (vision_config.{its_name})"
+            )
+            raise ValueError(f"{reason}; copy the file again from the base model")
+
+
+def _processor_file(folder: Path) -> Path:
+    return next((folder / name for name in PROCESSOR_FILES if (folder / name).is_file()), folder)
 
 
 def bounds(settings: Mapping[str, Any]) -> tuple[int, int]:
-    """The least and the most pixels that an image processor's settings allow a picture."""
+    """The least and the most pixels that an image processor's settings allow a picture. Raises ValueError."""
     family, size = _FAMILIES[processor_kind(settings)], settings.get("size") or {}
-    least = settings.get("min_pixels") or size.get("shortest_edge") or family.least
-    return int(least), int(settings.get("max_pixels") or size.get("longest_edge") or family.most)
+    least = settings.get("min_pixels") or size.get("shortest_edge")
+    most = settings.get("max_pixels") or size.get("longest_edge")
+    if size and not (least or most):
+        raise ValueError(f"size has {', '.join(size)}; expected shortest_edge and longest_edge, in pixels")
+    least, most = int(least or family.least), int(most or family.most)
+    if least > most:
+        raise ValueError(f"a picture may have {least:,} pixels at least, and {most:,} at most")
+    return least, most
 
 
 def processor_kind(settings: Mapping[str, Any]) -> str:

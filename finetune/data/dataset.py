@@ -30,7 +30,7 @@ __all__ = [
 ]
 
 _SKIP = "correct them, or set data_config.on_bad_record: skip"
-_OVERFLOW = "raise max_input_length or max_output_length, or set data_config.overflow: drop or truncate-left"
+_LIMITS = "raise max_input_length or max_output_length"
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,11 +109,16 @@ def _encoded(
     ]
     for load in loads:
         load.encode_into(shelf, template, max_length)
-    _raise_mistakes(loads, data_config)
+    advice = (
+        _LIMITS if template.sight is None else f"{_LIMITS}, shrink pictures by data_config.max_image_tokens"
+    )
+    _raise_mistakes(loads, data_config, advice)
     _refuse_changed(parts)
     accounts = tuple(load.account(part.sha256) for load, part in zip(loads, parts, strict=True))
     if len(shelf.lines) == 0:
-        raise TrainingError(_nothing_to_learn(accounts, max_length))
+        cuts = data_config.overflow == "truncate-left"
+        advice += "" if cuts else ", or set data_config.overflow: truncate-left"
+        raise TrainingError(_nothing_to_learn(accounts, max_length, advice))
     rejected = tuple(problem for load in loads for problem in load.intake.problems)
     return _examples(shelf, accounts, rejected)
 
@@ -125,18 +130,19 @@ def _refuse_changed(parts: Sequence[_Part]) -> None:
             raise DataError(f"{part.path}: changed while it was read; start again when it is complete")
 
 
-def _raise_mistakes(loads: Sequence[FileLoad], data_config: DataConfig) -> None:
+def _raise_mistakes(loads: Sequence[FileLoad], data_config: DataConfig, advice: str) -> None:
     rows = sum(load.intake.rows for load in loads)
     if data_config.on_bad_record == "error":
         raise_problems([problem for load in loads for problem in load.intake.problems], rows, _SKIP)
     if data_config.overflow == "error":
-        raise_problems([problem for load in loads for problem in load.too_long], rows, _OVERFLOW)
+        advice += ", or set data_config.overflow: drop or truncate-left"
+        raise_problems([problem for load in loads for problem in load.too_long], rows, advice)
 
 
-def _nothing_to_learn(accounts: Sequence[FileAccount], max_length: int) -> str:
+def _nothing_to_learn(accounts: Sequence[FileAccount], max_length: int, advice: str) -> str:
     lines = [f"{account.file}: nothing to learn: {account.ledger.lines()[0]}" for account in accounts]
     if any(account.ledger.fates["too_long"] for account in accounts):
-        lines.append(f"the limit is {max_length} tokens; {_OVERFLOW.replace('drop or ', '')}")
+        lines.append(f"the limit is {max_length} tokens; {advice}")
     return "\n".join(lines)
 
 

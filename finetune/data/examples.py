@@ -86,7 +86,7 @@ class Examples:
     @property
     def sha256(self) -> str:
         """Of the content: one file's own SHA-256; of several, and of pictures, theirs joined by +."""
-        pictures = [self.album.sha256] if len(self.album) else []
+        pictures = [f"pictures {self.album.sha256}"] if len(self.album) else []
         return "+".join([account.sha256 for account in self.files] + pictures)
 
     @property

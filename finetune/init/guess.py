@@ -10,6 +10,7 @@ from typing import Literal
 
 Method = Literal["lora", "qlora", "p-tuning", "full"]
 _SMALL_WIDTH = 1024
+_LARGE_IMAGE = 1280  # tokens: about a megapixel
 _ENOUGH = 50  # conversations, from which some can be held back
 
 
@@ -19,8 +20,8 @@ class Survey:
 
     rows: of every file. lengths, answers: percentile -> most tokens of that share of the conversations, and of
     the learnt turns (50, 90, 95, 99, 100). context: most tokens the model can see, width: its hidden
-    size; 0 where nobody knows. pictured: records of all files that have images. remote_images: they may be
-    fetched.
+    size; 0 where nobody knows. pictured: records of all files that have images. largest_image: tokens of the
+    largest one. remote_images: they may be fetched.
     """
 
     train: tuple[str, ...]
@@ -36,6 +37,7 @@ class Survey:
     chat_template: str | None = None
     drops_thoughts: bool = False
     pictured: int = 0
+    largest_image: int = 0
     remote_images: bool = False
 
     @property
@@ -84,6 +86,11 @@ def _data(survey: Survey) -> Iterator[Guess]:
     yield Guess("data_config.format", survey.format, survey.why)
     if survey.drops_thoughts:
         yield Guess("data_config.thinking", "drop", "the model's chat template has no words for thoughts")
+    if survey.largest_image > _LARGE_IMAGE:
+        why = (
+            f"an image takes up to {survey.largest_image:,} tokens; {_LARGE_IMAGE} scales the larger ones down"
+        )
+        yield Guess("data_config.max_image_tokens", "", why)
     if survey.remote_images:
         yield Guess("data_config.allow_remote_images", "true", "--allow-remote-images was given")
 

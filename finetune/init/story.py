@@ -71,6 +71,7 @@ def survey_of(
         chat_template=None if chat_template is None else str(chat_template),
         drops_thoughts=drops_thoughts,
         pictured=_pictured(reports),
+        largest_image=max((tokens for report in reports.values() for tokens in report.pictures), default=0),
         remote_images=remote_images,
     )
 

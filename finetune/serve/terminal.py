@@ -3,6 +3,7 @@
 One line is one turn, typed or piped. After a tool call the next line is the tool's result.
 """
 
+import shlex
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -85,8 +86,8 @@ def chat(
                 _clear(speakers, opening)
                 shown.clear()
                 _note("the conversation is forgotten")
-            case command if command.split()[0] == "/image":
-                shown += _image(engine, command.partition("/image")[2].strip())
+            case command if command.split()[0].lower() == "/image":
+                shown += _image(engine, command[len("/image") :].strip())
             case command if command.startswith("/") and command[1:].isalpha():
                 _note(f"{command}: no such command; /help tells them all, //{command[1:]} sends it")
             case _:
@@ -134,11 +135,22 @@ def _picture(engine: Engine, path: str) -> tuple[Image, Picture]:
     if engine.template.sight is None or engine.template.dialect.image_token is None:
         raise ModelError("this model sees no pictures")
     try:
-        image = settled(Image(_home(path)), Path.cwd(), Access((Path("/"),)))
+        image = settled(Image(_home(_unquoted(path))), Path.cwd(), Access((Path("/"),)))
         picture = picture_of(image, engine.template.sight)
     except (WrongImageError, WrongRecordError) as wrong:
         raise DataError(wrong.reason) from None
     return image, picture
+
+
+def _unquoted(path: str) -> str:
+    """A path as a terminal pastes it, without its quotes and backslashes; where a file has these, as it is."""
+    if Path(_home(path)).exists():
+        return path
+    try:
+        words = shlex.split(path)
+    except ValueError:  # a quote that is not closed
+        return path
+    return words[0] if len(words) == 1 and Path(_home(words[0])).exists() else path
 
 
 def _home(path: str) -> str:

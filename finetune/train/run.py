@@ -142,9 +142,8 @@ def _refuse_what_is_not_built(config: Config) -> None:
 
 
 def _refuse_other_data(prepared: Prepared, data: Sequence[dict[str, Any]] | None) -> None:
-    earlier = {account["file"]: account for account in data or ()}
-    for account in prepared.accounts():
-        before = earlier.get(account["file"], account)
+    # In the order of the same configuration: a path may be spelt otherwise, from another working folder.
+    for before, account in zip(data or (), prepared.accounts(), strict=False):
         for what, key in (("has", "sha256"), ("one of its pictures has", "pictures_sha256")):
             if before.get(key) != account.get(key):
                 raise DataError(f"{account['file']}: {what} changed since the run that is to be repeated")

@@ -101,6 +101,35 @@ def test_damaged_files_are_named(content: str, tmp_path: Path) -> None:
         read_sight(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "told"),
+    [
+        (
+            "size",
+            {"height": 224, "width": 224},
+            r"size has height, width; expected shortest_edge and longest_edge",
+        ),
+        ("size", {"shortest_edge": 2000, "longest_edge": 1000}, r"2,000 pixels at least, and 1,000 at most"),
+        ("patch_size", 16, r"patch_size is 16, and the model was made for 14 \(vision_config.patch_size\)"),
+        (
+            "merge_size",
+            1,
+            r"merge_size is 1, and the model was made for 2 \(vision_config.spatial_merge_size\)",
+        ),
+        ("temporal_patch_size", 1, r"temporal_patch_size is 1, and the model was made for 2"),
+        ("patch_size", 0, r"patch_size is 0; expected a whole number, 1 or more"),
+        ("patch_size", "14", r"patch_size is '14'; expected a whole number, 1 or more"),
+    ],
+)
+def test_settings_that_cannot_be_right_are_told_before_the_model_is_loaded(
+    name: str, value: object, told: str, tmp_path: Path
+) -> None:
+    file = make_seeing(tmp_path) / "preprocessor_config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), name: value}))
+    with pytest.raises(ModelError, match=rf"preprocessor_config.json: cannot be used: .*{told}"):
+        read_sight(tmp_path)
+
+
 @pytest.mark.parametrize("family", ["glm4v", "qwen2_5_vl"])
 def test_fewer_tokens_for_an_image_stay_with_the_checkpoint(family: str, tmp_path: Path) -> None:
     base = make_seeing(tmp_path / "base", family)

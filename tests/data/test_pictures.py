@@ -16,7 +16,7 @@ from finetune.data.dataset import Examples, load_conversations, load_examples
 from finetune.data.encode import Example, encode, prompt_of
 from finetune.data.reading.formats import parse_conversation
 from finetune.data.reading.record import Record
-from finetune.errors import DataError
+from finetune.errors import DataError, FinetuneError
 from tests.seeing import draw, make_seeing
 
 SIZES = {"a": (56, 28), "b": (70, 90), "c": (120, 30)}
@@ -208,6 +208,15 @@ def test_truncation_takes_whole_turns_with_their_pictures(folder: Path, template
 def test_the_image_tokens_count_in_the_limit(folder: Path, template: ChatTemplate) -> None:
     (whole,) = examples(folder, template, conversation_of("b"))
     assert len(examples(folder, template, conversation_of("b"), max_length=len(whole.input_ids))) == 1
+
+
+@pytest.mark.parametrize("overflow", ["drop", "truncate-left", "error"])
+def test_where_pictures_do_not_fit_a_smaller_size_of_them_is_advised(
+    overflow: str, folder: Path, template: ChatTemplate
+) -> None:
+    with pytest.raises(FinetuneError, match=r"shrink pictures by data_config.max_image_tokens") as refusal:
+        examples(folder, template, conversation_of("b"), max_length=5, overflow=overflow)
+    assert ("or set data_config.overflow" in str(refusal.value)) == (overflow != "truncate-left")
 
 
 def test_a_changed_picture_is_encoded_again_and_an_unchanged_one_is_not(

@@ -106,6 +106,13 @@ def test_the_learning_rate_is_that_of_the_shipped_files(method: Method, width: i
     assert values(method, width=width)["learning_rate"] == rate
 
 
+@pytest.mark.parametrize(("tokens", "told"), [(0, False), (1280, False), (7500, True)])
+def test_large_images_are_told_with_the_key_that_shrinks_them(tokens: int, told: bool) -> None:
+    found = guessed(pictured=10, largest_image=tokens).get("data_config.max_image_tokens")
+    assert (found is not None) == told
+    assert found is None or (found.value == "" and "up to 7,500 tokens" in found.why)
+
+
 def test_a_method_writes_its_own_keys_only() -> None:
     assert values("lora")["peft_type"] == "LORA"
     assert values("qlora")["quantization"] == "nf4"

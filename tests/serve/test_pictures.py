@@ -75,6 +75,18 @@ def test_a_picture_is_shown_with_the_next_line_and_seen_ever_after(
     assert "[my cat.png: 84 x 56 pixels, shown with the next line]" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("pasted", ['"my cat.png"', "'my cat.png'", r"my\ cat.png"])
+def test_a_path_may_come_as_a_terminal_pastes_it(pasted: str, engine: Asked, picture: Path) -> None:
+    chat(engine, SHORT, read=says([f"/Image {pasted}", "What is it?"]))
+    assert names(engine.asked) == [["my cat.png"]]
+
+
+def test_a_file_with_quotes_in_its_name_is_that_file(engine: Asked, picture: Path, tmp_path: Path) -> None:
+    draw(tmp_path / "dog.png").rename(tmp_path / "'my cat.png'")
+    chat(engine, SHORT, read=says(["/image 'my cat.png'", "What is it?"]))
+    assert names(engine.asked) == [["'my cat.png'"]]
+
+
 def test_several_pictures_go_with_one_line_and_clear_puts_them_away(engine: Asked, picture: Path) -> None:
     chat(
         engine, SHORT, read=says([*["/image my cat.png"] * 2, "Both?", "/image my cat.png", "/clear", "None?"])

@@ -189,13 +189,15 @@ def test_a_run_that_changed_a_frozen_weight_fails_and_names_it(
 
 
 def test_a_rerun_gives_the_same_weights_and_refuses_other_data(
-    small: Path, data: Path, configure: Configure, tmp_path: Path
+    small: Path, data: Path, configure: Configure, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    output = train(data, str(small), configure(LORA))
+    monkeypatch.chdir(data.parent)
+    output = train(Path(data.name), str(small), configure(LORA))  # a relative path, as people type it
     again = rerun(output, tmp_path / "again")
     assert state(again / "checkpoint-6") == state(output / "checkpoint-6")
-    (data / "train.jsonl").write_text('{"messages": [{"role": "user", "content": "x"}]}\n')
-    with pytest.raises((DataError, TrainingError)):
+    rows = (data / "train.jsonl").read_text().splitlines(keepends=True)
+    (data / "train.jsonl").write_text("".join(rows[1:]))
+    with pytest.raises(DataError, match=r"train.jsonl: has changed since the run that is to be repeated"):
         rerun(output, tmp_path / "third")
 
 

@@ -67,4 +67,4 @@ def _content(response: http.client.HTTPResponse, address: str) -> bytes:
 
 
 def _not_had(address: str, why: str) -> WrongImageError:
-    return WrongImageError("E312", f"{address}: cannot be fetched: {why}")
+    return WrongImageError("E312", f"{address}: cannot be fetched: {' '.join(why.split())}")

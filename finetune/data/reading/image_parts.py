@@ -1,7 +1,7 @@
 """The pictures of a message: parts of its content, a path beside it, or the record's own list.
 
 Four ways to write one down, and all leave as an `Image` that knows where in the text it stands:
-    GLM-4         {"role": "user", "content": "…", "image": "a.jpg"}             before the text
+    GLM-4         {"role": "user", "content": "…", "image": "a.jpg"}             before the text; or a list
     OpenAI        {"content": [{"type": "image_url", "image_url": {"url": …}}, {"type": "text", …}]}
     Hugging Face  {"content": [{"type": "image"}, {"type": "text", …}]}           with the record's `images`
     LLaVA         {"content": "<image>…"}                                         with the record's `images`
@@ -20,15 +20,41 @@ IMAGE = "<image>"
 """In a message's text: where one of the record's images stands."""
 
 _KEYS = ("image_url", "image", "url", "path", "bytes")
+_PICTURES = frozenset(("image_url", "image_path", "image_file", "img", "picture", "pictures"))
+_OTHERS = frozenset(("video", "videos", "audio", "audios"))
+_MISNAMED = _PICTURES | _OTHERS
+"""Fields of a turn that would bring what nobody reads: without a word it would be trained blind."""
 
 
-def own_image(turn: Mapping[str, Any], content: str, where: str, at: KeyPath) -> tuple[str, tuple[Image, ...]]:
-    """GLM-4's way, a path beside the content: the content, and the image at its mark, or before the text."""
-    if not turn.get("image"):
+def own_images(turn: Mapping[str, Any], content: str, where: str, at: KeyPath) -> tuple[str, tuple[Image, ...]]:
+    """GLM-4's way, paths beside the content: the content, and the images at their marks, or before the text.
+
+    Several are a list, `image` or `images`; each has a mark, or none has. Raises WrongRecordError, also for a
+    field that would bring a picture under a name that nobody reads.
+    """
+    if _MISNAMED.intersection(turn):
+        _refuse_misnamed(turn, where, at)
+    key = "image" if turn.get("image") else "images"
+    given = turn.get(key)
+    if not given:
         return content, ()
-    image = _named(turn["image"], f"{where}: image", (*at, "image"))
-    before, mark, after = content.partition(IMAGE)
-    return (before + after, (replace(image, offset=len(before)),)) if mark else (content, (image,))
+    if isinstance(given, list):
+        images = [_named(one, f"{where}: an image", (*at, key, index)) for index, one in enumerate(given)]
+    else:
+        images = [_named(given, f"{where}: image", (*at, key))]
+    marks = content.count(IMAGE)
+    if marks not in (0, len(images)):
+        reason = f"{where}: {_counted(len(images), 'image')}, but {_counted(marks, 'place')} marked {IMAGE}"
+        raise WrongRecordError("E220", reason, (*at, key))
+    filled = _filled(Message("user", content, images=() if marks else tuple(images)), iter(images))
+    return filled.content, filled.images
+
+
+def _refuse_misnamed(turn: Mapping[str, Any], where: str, at: KeyPath) -> None:
+    for key in sorted(_MISNAMED.intersection(turn)):
+        if turn[key]:
+            hint = "write it as image" if key in _PICTURES else "sound and video are not read"
+            raise WrongRecordError("E219", f"{where} has {key}; {hint}", (*at, key))
 
 
 def content_of_parts(parts: Sequence[Any], where: str, path: KeyPath) -> tuple[str, tuple[Image, ...]]:
@@ -72,9 +98,12 @@ def _named(value: Any, what: str, at: KeyPath) -> Image:
 
 
 def listed_images(record: Mapping[str, Any]) -> Any:
-    """The record's own pictures: `images`, or LLaVA's single `image`."""
+    """The record's own pictures: `images`, or LLaVA's `image`. Raises WrongRecordError for sound and video."""
+    for key in _OTHERS:
+        if record.get(key):
+            raise WrongRecordError("E219", f"the record has {key}; sound and video are not read", (key,))
     single = record.get("image")
-    return record.get("images") or ([single] if single else None)
+    return record.get("images") or (single if isinstance(single, list) else [single] if single else None)
 
 
 def with_images(messages: Sequence[Message], images: Any) -> tuple[Message, ...]:
@@ -90,10 +119,15 @@ def with_images(messages: Sequence[Message], images: Any) -> tuple[Message, ...]
     named = [_named(image, "an image", ("images", index)) for index, image in enumerate(listed)]
     places = sum(_places(message) for message in messages)
     if places != len(listed):
-        reason = f"{len(listed)} images, but {places} places marked {IMAGE} (or image parts) in the messages"
+        counts = f"{_counted(len(listed), 'image')}, but {_counted(places, 'place')}"
+        reason = f"{counts} marked {IMAGE} (or image parts) in the messages"
         raise WrongRecordError("E220", reason, ("images",))
     left = iter(named)
     return tuple(_filled(message, left) if _places(message) else message for message in messages)
+
+
+def _counted(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 def _places(message: Message) -> int:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from finetune.chat.messages import Conversation, Image, KeyPath, Message, Role, Tool, ToolCall
 from finetune.data.reading.fields import WrongRecordError, decoded, json_kind, text_of
-from finetune.data.reading.image_parts import content_of_parts, own_image, with_images
+from finetune.data.reading.image_parts import content_of_parts, own_images, with_images
 from finetune.data.reading.tools import call_arguments, call_in_text, tool_call, tool_list
 
 _ROLES: Mapping[str, Role] = {
@@ -138,10 +138,10 @@ def _message(turn: Turn, *, calls_in_text: bool) -> Message | None:
 def _content(turn: Turn) -> tuple[str, tuple[Image, ...]]:
     value = turn.fields.get("content", "")
     if isinstance(value, str):
-        return own_image(turn.fields, value, str(turn), turn.at) if "image" in turn.fields else (value, ())
+        return own_images(turn.fields, value, str(turn), turn.at)
     if isinstance(value, list):
         text, images = content_of_parts(value, str(turn), (*turn.at, "content"))
-        return text, own_image(turn.fields, "", str(turn), turn.at)[1] + images
+        return text, own_images(turn.fields, "", str(turn), turn.at)[1] + images
     advice = "; write a tool's result as a JSON string" if isinstance(value, dict) else ""
     raise turn.wrong("E206", f": content is {json_kind(value)}; expected text{advice}", "content")
 

@@ -8,6 +8,7 @@ Everything here is JSON and stands in every manifest. Secrets do not: keys that 
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from fnmatch import fnmatchcase
@@ -17,6 +18,7 @@ from typing import Any, Self
 from finetune.disk import sha256_of
 from finetune.errors import ResumeMismatchError
 
+_SHA256 = re.compile(r"\b([0-9a-z]{12})[0-9a-z]{52}\b")
 MAY_CHANGE = (
     # where things lie: their content is compared instead
     "data_config.train_file",
@@ -197,9 +199,7 @@ def _differences(saved: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
 
 def _spell(values: Mapping[str, Any], key: str) -> str:
     value = values.get(key)
-    if isinstance(value, str) and len(value) == 64:
-        return f"sha256 {value[:12]}…"
-    return "nothing" if value is None else str(value)
+    return "nothing" if value is None else _SHA256.sub(r"sha256 \1…", str(value))
 
 
 def base_identity(model: Path | str) -> dict[str, Any]:

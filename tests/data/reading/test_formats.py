@@ -147,6 +147,20 @@ def test_the_images_of_a_record_go_where_their_places_are():
     ]
 
 
+@pytest.mark.parametrize("key", ["image", "images"])
+def test_several_images_beside_a_text_stand_before_it_or_at_their_marks(key):
+    listed = {key: ["1.jpg", {"path": "2.jpg"}]}
+    turns = [turn("user", "a", **listed), turn("assistant", "b"), turn("user", "a<image>b<image>", **listed)]
+    before, _, marked = parse({"messages": [*turns, turn("assistant", "d")]}).messages[:3]
+    assert before == Message("user", "a", images=(Image("1.jpg"), Image("2.jpg")))
+    assert marked == Message("user", "ab", images=(Image("1.jpg", offset=1), Image("2.jpg", offset=2)))
+
+
+def test_the_single_image_of_a_record_may_be_a_list():
+    turns = [{"from": "human", "value": "<image>a"}, {"from": "gpt", "value": "b"}]
+    assert parse({"conversations": turns, "image": ["1.jpg"]}).messages[0].images == (Image("1.jpg"),)
+
+
 def test_an_image_may_come_as_a_data_url():
     part = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAEC"}}
     assert parse({"messages": [turn("user", [part])]}).messages[0].images == (Image(data=b"\0\1\2"),)
@@ -246,7 +260,7 @@ WRONG_MESSAGES = {
     "train and weight contradict": {"messages": [USER, turn("assistant", "a", train=True, weight=0)]},
     "message 1 (user) asks to be learnt": {"messages": [turn("user", "q", train=True)]},
     "message 1 (user) has reasoning_content": {"messages": [turn("user", "q", reasoning_content="x")]},
-    "2 images, but 1 places marked <image>": {"messages": [turn("user", "<image>")], "images": ["a", "b"]},
+    "2 images, but 1 place marked <image>": {"messages": [turn("user", "<image>")], "images": ["a", "b"]},
 }
 
 
