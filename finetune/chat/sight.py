@@ -58,7 +58,7 @@ class Sight:
     folder: Path = field(default=Path(), compare=False, repr=False)
 
     def at_most(self, tokens: int) -> "Sight":
-        """The same, but no picture takes more than so many tokens: larger ones are scaled down."""
+        """The same, but larger pictures are scaled down to so many tokens; very slim ones keep more."""
         frames = self.frames if self.counts_frames else 1
         most = min(self.most, tokens * frames * (self.side * self.merge) ** 2)
         return replace(self, least=min(self.least, most), most=most)
@@ -111,6 +111,10 @@ def read_sight(model: Path, processor: Path | None = None) -> Sight | None:
         return None
     try:
         least, most = bounds(settings)
+        if settings.get("do_resize") is False:
+            raise ValueError(
+                "do_resize is false; pictures are only cut after they were scaled to whole patches"
+            )
         side, merge, frames = cut = tuple(settings.get(name, usual) for name, usual in _CUT.items())
         _refuse_misfit(config, cut)
     except (TypeError, ValueError, AttributeError) as error:

@@ -92,7 +92,12 @@ def test_what_is_not_known_sees_nothing(
 
 
 @pytest.mark.parametrize(
-    "content", ["{", '{"image_processor_type": "Glm4vImageProcessor", "patch_size": "wide"}']
+    "content",
+    [
+        "{",
+        '{"image_processor_type": "Glm4vImageProcessor", "patch_size": "wide"}',
+        '{"image_processor_type": "Glm4vImageProcessor", "do_resize": false}',
+    ],
 )
 def test_damaged_files_are_named(content: str, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"image_token_id": 7}')

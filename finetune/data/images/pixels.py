@@ -38,11 +38,13 @@ def _unchanged(picture: Picture) -> PIL.Image.Image:
     try:
         content = Path(picture.path).read_bytes()
     except FileNotFoundError:
-        raise DataError(f"{picture.path}: the image is gone; put it back, or start again") from None
+        raise DataError(f"{picture.path}: the image is gone; put it back, and go on (RESUME yes)") from None
     except OSError as error:
         raise DataError(f"{picture.path}: the image cannot be read: {error.strerror}") from None
     if hashlib.sha256(content).hexdigest() != picture.sha256:
-        raise DataError(f"{picture.path}: the image has changed since it was encoded; start again")
+        raise DataError(
+            f"{picture.path}: the image has changed since it was encoded; bring it back, or start again"
+        )
     try:
         return decoded(content, picture.path)
     except WrongImageError as wrong:  # another version of PIL than looked at it

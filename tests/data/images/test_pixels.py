@@ -225,7 +225,9 @@ def test_two_threads_get_the_same_pixels(looked_at: Looked) -> None:
 def test_a_picture_that_changed_is_not_shown(looked_at: Looked) -> None:
     picture = looked_at(saved("PNG", flag()))
     Path(picture.path).write_bytes(saved("PNG", noise()))
-    with pytest.raises(DataError, match=r"1\.img: the image has changed since it was encoded; start again"):
+    with pytest.raises(
+        DataError, match=r"1\.img: the image has changed since it was encoded; bring it back, or start again"
+    ):
         pixels(picture)
 
 
