@@ -797,8 +797,8 @@ PICTURES = (
     Mutant(
         "old-positions-kept",
         "a stream goes on at the positions of the pictures asked about before",
-        "finetune/infer/hf.py",
-        "        cast(Any, self._base.model).rope_deltas = None\n",
+        "finetune/infer/padded.py",
+        "        cast(Any, self.base.model).rope_deltas = None\n",
         "",
         (f"{SEEN}::test_what_was_asked_before_does_not_matter",),
     ),

@@ -87,7 +87,7 @@ def test_3_a_prompt_never_holds_its_reference_and_a_template_that_leaks_it_is_ca
     encoded(template, tmp_path, {"messages": TWO_TURNS})
     samples = load_conversations(DataConfig(train_file="t.jsonl"), "t.jsonl", tmp_path)
     questions, _ = ask(template, samples, turns="all", max_input_length=None)
-    texts = [template.tokenizer.decode(question.prompt) for question in questions]
+    texts = [template.tokenizer.decode(question.prompt.ids) for question in questions]
     assert texts == [
         "[gMASK]<sop><|user|>\nfirst<|assistant|>",
         "[gMASK]<sop><|user|>\nfirst<|assistant|>\nred<|user|>\nsecond<|assistant|>",
