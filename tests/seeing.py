@@ -77,12 +77,29 @@ FAMILIES: Mapping[str, dict[str, Any]] = {
         "tower": {**_GLM_TOWER, "model_type": "glm4v_vision"},
     },
     "glm4v_moe": {"text": {"rope_parameters": _GLM_ROPE, **_EXPERTS}, "tower": _GLM_TOWER},
+    "qwen2_vl": {
+        "text": {"rope_parameters": _ROPE},
+        "tower": {**_QWEN_TOWER, "embed_dim": 16, "hidden_size": _TEXT["hidden_size"], "mlp_ratio": 2},
+    },
     "qwen2_5_vl": {
         "text": {"rope_parameters": _ROPE},
         "tower": {**_QWEN_TOWER, "fullatt_block_indexes": [1], "window_size": 56},
     },
     "qwen3_vl": {
         "text": {"rope_parameters": _ROPE},
+        "tower": {
+            **_QWEN_TOWER,
+            "deepstack_visual_indexes": [0],
+            "num_position_embeddings": 64,
+        },
+    },
+    "qwen3_vl_moe": {
+        "text": {
+            "rope_parameters": _ROPE,
+            "moe_intermediate_size": 16,
+            "num_experts": 4,
+            "num_experts_per_tok": 2,
+        },
         "tower": {
             **_QWEN_TOWER,
             "deepstack_visual_indexes": [0],
