@@ -1,6 +1,7 @@
 """Memory that really runs out: a limit on the address space, a little above what a run has when loaded."""
 
 import ctypes
+import gc
 import json
 import re
 import resource
@@ -23,6 +24,7 @@ ROOM = 32 << 20
 
 def limit_memory(room: int) -> None:
     """Leave so many bytes of address space; what earlier tests left free inside the heap is taken first."""
+    gc.collect()  # models of earlier tests, let go in the middle of the run, would be room for it
     weight = torch.nn.Parameter(torch.zeros(2))
     weight.grad = torch.zeros(2)
     torch.optim.AdamW([weight]).step()  # torch loads what only this needs, some of it tens of megabytes
