@@ -1,4 +1,4 @@
-"""Fine-tune language models on conversations, exactly.
+"""Fine-tune language and vision-language models on conversations, exactly.
 
     from finetune import evaluate_file, load_config, load_engine, train
 

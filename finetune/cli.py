@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     name="finetune",
-    help="Fine-tune language models on conversations. Try `finetune demo`: it needs no download.",
+    help="Fine-tune language and vision models on conversations. Try `finetune demo`: it needs no download.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,

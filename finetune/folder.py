@@ -29,7 +29,6 @@ __all__ = [
     "chosen_checkpoint",
     "is_hub_id",
     "read_run",
-    "refuse_glm_4v_9b",
     "resolve",
     "step_of",
     "verify",
@@ -158,15 +157,6 @@ def resolve(model_or_run: str) -> Source:
     raise ModelError(
         f"{model_or_run}: {what}; give a model, adapter, checkpoint or run folder, or a Hub id like owner/name"
     )
-
-
-def refuse_glm_4v_9b(model: str | Path, config: Mapping[str, Any]) -> None:
-    """Raise ModelError where `config` (of config.json) is that of the old glm-4v-9b, code trusted or not."""
-    if config.get("model_type") == "chatglm" and "vision_config" in config:
-        raise ModelError(
-            f"{model}: is a glm-4v-9b, which transformers has no class for and whose own code is written for "
-            "transformers 4: use GLM-4.1V-9B-Thinking or GLM-4.6V-Flash (docs/glm-4v-9b.md says why)"
-        )
 
 
 def is_hub_id(name: str) -> bool:

@@ -8,11 +8,11 @@ from typing import Any
 from transformers import PreTrainedTokenizerFast
 
 from finetune.chat.saving import CONFIG_FILE, TEMPLATE_FILE
-from finetune.chat.sight import PROCESSOR_FILES, Sight, read_sight
+from finetune.chat.sight import PROCESSOR_FILES, Sight, read_sight, refuse_glm_4v_9b
 from finetune.chat.template import ChatTemplate
 from finetune.chat.thoughts import Thinking
 from finetune.errors import ModelError, TemplateError, UntrustedContentError
-from finetune.folder import is_hub_id, refuse_glm_4v_9b
+from finetune.folder import is_hub_id
 
 _VOCABULARIES = ("tokenizer.model", "vocab.json", "spiece.model", "sentencepiece.bpe.model", "vocab.txt")
 

@@ -42,7 +42,7 @@ class Tool:
 
 @dataclass(frozen=True, slots=True)
 class Image:
-    """A picture in a message: where it lies (a path, or a http(s) address), or the bytes of its file.
+    """A picture in a message: where it lies (a path, or an address), or the bytes of its file.
 
     `offset`: before which character of the message's content it stands. `at`: where in its record it stands.
     """

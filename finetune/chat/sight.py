@@ -122,6 +122,15 @@ def read_sight(model: Path, processor: Path | None = None) -> Sight | None:
     return Sight(token, side, merge, frames, least, most, family.counts_frames, folder)
 
 
+def refuse_glm_4v_9b(model: str | Path, config: Mapping[str, Any]) -> None:
+    """Raise ModelError where `config` (of config.json) is that of the old glm-4v-9b, code trusted or not."""
+    if config.get("model_type") == "chatglm" and "vision_config" in config:
+        raise ModelError(
+            f"{model}: is a glm-4v-9b, which transformers has no class for and whose own code is written for "
+            "transformers 4: use GLM-4.1V-9B-Thinking or GLM-4.6V-Flash (docs/glm-4v-9b.md says why)"
+        )
+
+
 def _refuse_misfit(config: Mapping[str, Any], cut: tuple[Any, ...]) -> None:
     """Raises ValueError where pictures would be cut otherwise than the model's tower takes them."""
     tower = config.get("vision_config") or {}

@@ -1,6 +1,8 @@
-"""What GLM-4's configurations call the modules of a model, and what transformers' classes call them."""
+"""What configurations call the modules and parts of a model, and what transformers' classes call them."""
 
-from collections.abc import Collection, Mapping
+import re
+from collections.abc import Collection, Mapping, Sequence
+from fnmatch import fnmatch
 
 OLD_NAMES = {
     "query_key_value": (("q_proj", "k_proj", "v_proj"), ("qkv_proj",), ("c_attn",)),
@@ -19,6 +21,26 @@ PARTS: Mapping[str, str] = {
     "projector": rf"(.*\.)?visual\.{_PROJECTOR}(\..*)?",
 }
 """The parts of a model that sees, for `freeze`: patterns of the whole names of their modules and weights."""
+
+
+def is_in(name: str, part: str) -> bool:
+    """Whether a module or weight, by its whole name, is of this one of PARTS."""
+    return re.fullmatch(PARTS[part], name) is not None
+
+
+def is_like(name: str, pattern: str) -> bool:
+    """Whether an entry of `freeze` means a weight: one of PARTS, or a pattern of names."""
+    return is_in(name, pattern) if pattern in PARTS else fnmatch(name, f"*{pattern}*")
+
+
+def left_alone(freeze: Sequence[str] | None, targets: str | Sequence[str] | None) -> str | None:
+    """A pattern of the modules of a model that sees which get no adapter; None: all may have one.
+
+    `freeze` None: a vision tower and its projector. A pattern of `targets` means just what it says then.
+    """
+    exact = isinstance(targets, str) and targets != "all-linear"
+    parts = (() if exact else ("vision",)) if freeze is None else freeze
+    return "|".join(PARTS[part] for part in parts) or None
 
 
 def mapped(name: str, last: Collection[str]) -> tuple[str, ...]:

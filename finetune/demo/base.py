@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import shutil
 import sys
 from collections.abc import Callable, Sequence
@@ -17,8 +18,14 @@ Run = Callable[[Sequence[str]], None]
 """Runs a command line of `finetune`, without the program's name."""
 
 
-def taught(told: str, parts: Sequence[str], yaml: str, prepare: Callable[[Path], None], *, run: Run) -> Path:
-    """A taught base from the cache, or made and taught now, which is `told` to the user.
+def told(run: Run, title: str, *arguments: str) -> None:
+    """Run a command, after telling what it is for and how a user types it."""
+    print(f"\n# {title}\n$ finetune {shlex.join(arguments)}", flush=True)
+    run(arguments)
+
+
+def taught(what: str, parts: Sequence[str], yaml: str, prepare: Callable[[Path], None], *, run: Run) -> Path:
+    """A taught base from the cache, or made and taught now; the user is told `what`.
 
     `prepare` writes a model `random` and the rows that `yaml` names into a folder; `parts` is all that the base
     depends on, so that another recipe makes another base.
@@ -31,7 +38,7 @@ def taught(told: str, parts: Sequence[str], yaml: str, prepare: Callable[[Path],
     work = cache / f"tmp-{os.getpid()}"
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir(parents=True)
-    print(f"# {told} (once; it is kept for later)", flush=True)
+    print(f"# {what} (once; it is kept for later)", flush=True)
     prepare(work)
     config, output = work / "base.yaml", work / "taught"
     config.write_text(yaml, encoding="utf-8")

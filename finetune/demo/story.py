@@ -5,12 +5,12 @@ make and teach a base (once) → check → train → evaluate base and tuned →
 
 import json
 import os
-import shlex
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 from finetune.demo import tasks
-from finetune.demo.base import Run, copied, free_folder, taught, write_rows
+from finetune.demo.base import Run, copied, free_folder, taught, told, write_rows
 
 Method = Literal["lora", "p-tuning", "full"]
 
@@ -68,10 +68,7 @@ def tell(method: Method, output: Path, *, run: Run) -> None:
     base = copied(taught_base(run), output / "base")
     data, config, tuned = _write_inputs(method, output)
 
-    def step(title: str, *arguments: str) -> None:
-        print(f"\n# {title}\n$ finetune {shlex.join(arguments)}", flush=True)
-        run(arguments)
-
+    step = partial(told, run)
     step(
         "Look at the data before anything is trained", "check", f"{data / 'train.jsonl'}", "--model", f"{base}"
     )

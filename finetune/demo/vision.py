@@ -4,12 +4,12 @@ make and teach a base (once) → check → train → evaluate base, tuned, and t
 """
 
 import os
-import shlex
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 
 from finetune.demo import looking
-from finetune.demo.base import Run, copied, free_folder, taught, write_rows
+from finetune.demo.base import Run, copied, free_folder, taught, told, write_rows
 from finetune.demo.pictures import SCENES, draw
 
 _PICTURE = "test-0011.png"
@@ -61,10 +61,7 @@ def tell(output: Path, *, run: Run) -> None:
     tuned = free_folder(output / "vision")
     config = _write_inputs(data, tuned)
 
-    def step(title: str, *arguments: str) -> None:
-        print(f"\n# {title}\n$ finetune {shlex.join(arguments)}", flush=True)
-        run(arguments)
-
+    step = partial(told, run)
     train, test, swapped = (f"{data / name}.jsonl" for name in ("train", "test", "swapped"))
     step("Look at the data before anything is trained", "check", train, "--model", f"{base}")
     step("Fine-tune", "train", f"{data}", f"{base}", f"{config}")
@@ -89,8 +86,8 @@ def _taught_base(run: Run) -> Path:
     """A small GLM-4.1V that names one thing in a picture, from the user's cache or made and taught now."""
     pixels = sha256(b"".join(draw(scene, "").tobytes() for scene in SCENES)).hexdigest()
     parts = [repr(looking.base_rows()), *looking.corpus(), pixels]
-    told = "Make a small GLM-4.1V and teach it to name one thing in a picture"
-    return taught(told, parts, _BASE_YAML, _prepare, run=run)
+    what = "Make a small GLM-4.1V and teach it to name one thing in a picture"
+    return taught(what, parts, _BASE_YAML, _prepare, run=run)
 
 
 def _prepare(work: Path) -> None:

@@ -4,11 +4,10 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any, Literal
 
-from finetune.config.modules import PARTS, mapped
+from finetune.config.modules import is_in, is_like, left_alone, mapped
 from finetune.config.schema import Config
 from finetune.errors import ModelError
 from finetune.estimate.shape import Shape, header, is_head, is_visual
@@ -27,6 +26,9 @@ _USUAL = ("query_key_value",)
 
 _BUFFER = ".e_score_correction_bias"
 """Stored beside the weights of a router, and no weight."""
+
+_ROUTER = r"(.*\.)?mlp\.gate"
+"""That of experts is no module that peft adapts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,21 +67,14 @@ def _full(shape: Shape, freeze: tuple[str, ...]) -> Method:
     learning = {
         name: weight.count
         for name, weight in shape.weights.items()
-        if not (_is_frozen(name, freeze) or name.endswith(_BUFFER))
+        if not (any(is_like(name, pattern) for pattern in freeze) or name.endswith(_BUFFER))
     }
     count = sum(learning.values())
     return Method("full", count, count, looks=any(map(_is_of_tower, learning)))
 
 
-def _is_frozen(name: str, freeze: tuple[str, ...]) -> bool:
-    return any(
-        re.fullmatch(PARTS[pattern], name) if pattern in PARTS else fnmatch(name, f"*{pattern}*")
-        for pattern in freeze
-    )
-
-
 def _is_of_tower(name: str) -> bool:
-    return re.fullmatch(PARTS["tower"], name) is not None
+    return is_in(name, "tower")
 
 
 def _of_adapter(folder: Path, shape: Shape) -> Method:
@@ -100,7 +95,8 @@ def _of_settings(settings: Mapping[str, Any], shape: Shape, freeze: tuple[str, .
     if kind in ("prefix", "prompt"):
         return _virtual(kind, settings, shape)
     saved = _saved(settings, shape)
-    modules = dict(_adapted(settings, shape, _left_alone(settings, shape, freeze)))
+    spared = left_alone(freeze, settings.get("target_modules"))
+    modules = dict(_adapted(settings, shape, f"{_ROUTER}|{spared}" if spared else _ROUTER))
     names = frozenset(name.rsplit(".", 1)[-1] for name in modules if not is_visual(name))
     looks = any(map(_is_of_tower, modules))
     if kind == "ia3":
@@ -121,18 +117,6 @@ def _saved(settings: Mapping[str, Any], shape: Shape) -> int:
     """Numbers in modules that are trained whole beside an adapter."""
     names = settings.get("modules_to_save") or ()
     return sum(w.count for name, w in shape.weights.items() if any(n in name.split(".") for n in names))
-
-
-def _left_alone(settings: Mapping[str, Any], shape: Shape, freeze: tuple[str, ...] | None) -> str:
-    """A pattern of modules that get no adapter: those that `freeze` names, or (None) all that sees.
-
-    A pattern of targets means just what it says; a router of experts is no module that peft adapts.
-    """
-    routed = r"(.*\.)?mlp\.gate"
-    targets = settings.get("target_modules")
-    exact = isinstance(targets, str) and targets != "all-linear"
-    parts = () if freeze is None and exact else ("vision",) if freeze is None else freeze
-    return "|".join([routed, *(PARTS[part] for part in parts if part in PARTS)])
 
 
 def _adapted(

@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from finetune.config.modules import PARTS
+from finetune.config.modules import is_in
 from finetune.errors import ModelError
 from finetune.folder import is_hub_id
 
@@ -119,7 +119,7 @@ def is_head(module: str) -> bool:
 
 def is_visual(name: str) -> bool:
     """Whether a module or weight is of the vision tower or its projector."""
-    return re.fullmatch(PARTS["vision"], name) is not None
+    return is_in(name, "vision")
 
 
 def read_shape(model: str | Path) -> Shape:

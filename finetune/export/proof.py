@@ -4,7 +4,6 @@ The question is what merging did to the weights, so both are computed in float32
 in bfloat16 the arithmetic alone moves logits by more than the merge does.
 """
 
-import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,10 +16,10 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel
 
 from finetune.chat.sight import Sight
-from finetune.config.modules import PARTS
+from finetune.config.modules import is_in
 from finetune.data.encode import Prompt
 from finetune.errors import ModelError
-from finetune.model.vision import Vision, vision_of
+from finetune.model.vision import Vision, require_vision
 
 POSITIONS = 64
 """Of each prompt, how many positions at its end are compared; logits of all would fill the memory."""
@@ -111,10 +110,12 @@ def logits_of(model: PreTrainedModel | PeftModel, prompts: Prompts, sight: Sight
     `sight`: of the model's own folder. Raises ModelError for prompts with pictures where the model sees none.
     """
     base = cast(PreTrainedModel, model.get_base_model() if isinstance(model, PeftModel) else model)
-    vision = vision_of(base, sight) if any(prompt.pictures for prompt in prompts) else None
+    shown = [prompt for prompt in prompts if prompt.pictures]
+    vision = require_vision(base, sight) if shown else None
     with in_float32(model):
         texts = iter(_of_texts(model, [prompt.ids for prompt in prompts if not prompt.pictures]))
-        return [_of_view(model, prompt, vision) if prompt.pictures else next(texts) for prompt in prompts]
+        views = iter([] if vision is None else [_of_view(model, prompt, vision) for prompt in shown])
+        return [next(views if prompt.pictures else texts) for prompt in prompts]
 
 
 def _of_texts(model: nn.Module, texts: Sequence[Sequence[int]]) -> Logits:
@@ -128,10 +129,8 @@ def _of_texts(model: nn.Module, texts: Sequence[Sequence[int]]) -> Logits:
     return [every[max(0, end - POSITIONS) : end].float().cpu().clone() for end, every in ends]
 
 
-def _of_view(model: nn.Module, prompt: Prompt, vision: Vision | None) -> torch.Tensor:
+def _of_view(model: nn.Module, prompt: Prompt, vision: Vision) -> torch.Tensor:
     """Of a prompt with pictures, with the positions that it has in training."""
-    if vision is None:
-        raise ModelError(f"{type(model).__name__} sees no pictures, and is asked about some")
     device, ids = _device(model), torch.tensor(prompt.ids)
     patches, grids = vision.patches(prompt.pictures)
     logits = model(
@@ -184,7 +183,7 @@ def in_float32(model: nn.Module) -> Iterator[None]:
 
 
 def _in_tower(module: str) -> bool:
-    return re.fullmatch(PARTS["tower"], f"{module}.weight") is not None
+    return is_in(f"{module}.weight", "tower")
 
 
 def _widened(argument: Any) -> Any:

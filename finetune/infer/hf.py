@@ -38,7 +38,7 @@ from finetune.model.batch import collate, require_known_ids
 from finetune.model.head import SupervisedLoss
 from finetune.model.layout import apart, tolerance
 from finetune.model.tuning import Kind, Tuned
-from finetune.model.vision import Vision, sees, vision_of
+from finetune.model.vision import Vision, require_vision, sees
 
 _LEFT_AS_IS = (STOCK, PLAIN)
 _CHANGES_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
@@ -147,10 +147,7 @@ class HFEngine:
     @cached_property
     def _vision(self) -> Vision:
         """The model's eyes, opened for the first picture. Raises ModelError where it has none."""
-        vision = self._opened_eyes or vision_of(self._base, self.template.sight)
-        if vision is None:
-            raise ModelError(f"{type(self._base).__name__} sees no pictures, and is asked about some")
-        return vision
+        return self._opened_eyes or require_vision(self._base, self.template.sight)
 
     def _why_not_slots(self, prompts: Sequence[Prompt], sampling: Sampling) -> str | None:
         """The reason these prompts are left to transformers' `generate`; None where rows may come and go."""

@@ -20,9 +20,10 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 from transformers.utils import logging as transformers_logging
 
 from finetune import log
+from finetune.chat.sight import refuse_glm_4v_9b
 from finetune.config.schema import ModelConfig
 from finetune.errors import MissingLibraryError, ModelError, UntrustedContentError, some_of
-from finetune.folder import is_hub_id, refuse_glm_4v_9b
+from finetune.folder import is_hub_id
 from finetune.model.attention import stock_attention
 from finetune.model.vision import SEEING
 

@@ -12,7 +12,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from finetune import log
-from finetune.config.modules import PARTS, mapped
+from finetune.config.modules import mapped
 from finetune.errors import ConfigError
 
 
@@ -46,12 +46,6 @@ def map_names(
     _refuse_frozen(every - modules, modules, known, f"peft_config.{key}")
     refuse_unmatched(modules, known, ConfigError, f"peft_config.{key}")
     return known
-
-
-def left_alone(freeze: Sequence[str] | None) -> str | None:
-    """A pattern of the modules that get no adapter; `freeze` None: a vision tower and its projector."""
-    parts = [PARTS[part] for part in (("vision",) if freeze is None else freeze)]
-    return "|".join(parts) or None
 
 
 def also_left_alone(named: str | Sequence[str] | None, pattern: str) -> str:

@@ -3,11 +3,9 @@
 Whatever the base's dtype, trainable weights are float32: in bfloat16 a small update rounds to nothing.
 """
 
-import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any, Literal
 
@@ -29,17 +27,11 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from finetune import log
-from finetune.config.modules import PARTS
+from finetune.config.modules import PARTS, is_like, left_alone
 from finetune.config.tuning import TUNINGS, Tuning
 from finetune.errors import ConfigError, ModelError, UntrustedContentError, some_of
 from finetune.model.low_rank import LowRankLinear
-from finetune.model.names import (
-    also_left_alone,
-    left_alone,
-    map_names,
-    refuse_out_of_range,
-    refuse_unmatched,
-)
+from finetune.model.names import also_left_alone, map_names, refuse_out_of_range, refuse_unmatched
 from finetune.model.vision import sees
 
 Kind = Literal["full", "adapter", "prefix", "prompt"]
@@ -170,7 +162,7 @@ def peft_config(model: PreTrainedModel, tuning: Tuning, freeze: Sequence[str] | 
     """The peft configuration of a `peft_config` section, its names mapped to this architecture."""
     options: dict[str, Any] = tuning.model_dump(exclude={"peft_type", "task_type"}, exclude_unset=True)
     options["task_type"] = "CAUSAL_LM"
-    alone = _left_alone(model, options, freeze)
+    alone = left_alone(freeze, options.get("target_modules")) if sees(model) else None
     for key in LISTS_OF_MODULES:
         if options.get(key):
             targets = key in ("target_modules", "feedforward_modules")
@@ -195,13 +187,6 @@ def peft_config(model: PreTrainedModel, tuning: Tuning, freeze: Sequence[str] | 
             return PromptTuningConfig(**(tokenizer | options | _corrected(options, _prompt_shape(model))))
         case "IA3":
             return IA3Config(**options)
-
-
-def _left_alone(model: PreTrainedModel, options: Mapping[str, Any], freeze: Sequence[str] | None) -> str | None:
-    """A pattern of the modules that get no adapter. A pattern of targets means just what it says."""
-    targets = options.get("target_modules")
-    exact = isinstance(targets, str) and targets != "all-linear"
-    return None if not sees(model) or (exact and freeze is None) else left_alone(freeze)
 
 
 def _fast(config: PeftConfig, model: PreTrainedModel) -> PeftConfig:
@@ -244,7 +229,7 @@ def _corrected(options: Mapping[str, Any], shape: dict[str, int]) -> dict[str, i
 
 def _freeze(model: PreTrainedModel, patterns: Sequence[str]) -> None:
     for pattern in patterns:
-        matched = {name: p for name, p in model.named_parameters() if _is_in(name, pattern)}
+        matched = {name: p for name, p in model.named_parameters() if is_like(name, pattern)}
         if not matched and pattern in PARTS:  # `freezeV: true` stands in every GLM-4 YAML, for text too
             log.info(f"freeze: {type(model).__name__} sees no images: it has no {pattern} to freeze")
         elif not matched:
@@ -255,13 +240,6 @@ def _freeze(model: PreTrainedModel, patterns: Sequence[str]) -> None:
             parameter.requires_grad_(False)
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise ConfigError(f"model_config.freeze: {', '.join(patterns)} leaves nothing to learn")
-
-
-def _is_in(name: str, pattern: str) -> bool:
-    """Whether a weight is of a part of a model that sees, or has a name like the pattern."""
-    if pattern in PARTS:
-        return re.fullmatch(PARTS[pattern], name) is not None
-    return fnmatch(name, f"*{pattern}*")
 
 
 def _describe(model: PeftModel, base_dtype: torch.dtype) -> Tuned:

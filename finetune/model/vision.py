@@ -7,7 +7,6 @@ A token of a picture has three positions (time, row, column); those of a convers
 """
 
 import os
-import re
 import threading
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
@@ -19,7 +18,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from finetune.chat.sight import Sight
-from finetune.config.modules import PARTS
+from finetune.config.modules import is_in
 from finetune.data.images.picture import Picture
 from finetune.data.images.pixels import pixels
 from finetune.errors import ModelError
@@ -146,12 +145,20 @@ def sees(base: PreTrainedModel) -> bool:
 
 def tower_learns(trainable: Iterable[tuple[str, nn.Parameter]], part: str = "vision") -> bool:
     """Whether a weight of tower or projector, or of one `part` of `PARTS`, is among those that learn."""
-    return any(re.fullmatch(PARTS[part], name) for name, _ in trainable)
+    return any(is_in(name, part) for name, _ in trainable)
 
 
 def vision_of(base: PreTrainedModel, sight: Sight | None) -> Vision | None:
     """The eyes of a model, if it has any."""
     return Vision(base, sight) if sight is not None and sees(base) else None
+
+
+def require_vision(base: PreTrainedModel, sight: Sight | None) -> Vision:
+    """The eyes of a model that is asked about pictures. Raises ModelError where it has none."""
+    vision = vision_of(base, sight)
+    if vision is None:
+        raise ModelError(f"{type(base).__name__} sees no pictures, and is asked about some")
+    return vision
 
 
 def _processor(sight: Sight) -> Any:

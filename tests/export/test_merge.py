@@ -13,7 +13,6 @@ from peft import (
     PeftModel,
     PrefixTuningConfig,
     PromptTuningConfig,
-    get_peft_model,
 )
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
@@ -29,6 +28,7 @@ from finetune.export.prompts import proof_prompts
 from finetune.infer.engine import Sampling
 from finetune.infer.load import load_engine
 from finetune.model.tiny import make_tiny
+from tests.export.adapters import save_moved
 from tests.export.cards import run_card
 
 SHAPE = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "head_dim": 8}
@@ -41,14 +41,8 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def save_adapter(base: Path, folder: Path, config: PeftConfig, size: float = 0.1) -> Path:
-    """An adapter on `base` whose trained weights are moved away from their neutral start."""
-    torch.manual_seed(1)
-    model = get_peft_model(AutoModelForCausalLM.from_pretrained(base), config)
-    for parameter in model.parameters():
-        if parameter.requires_grad:
-            parameter.data += size * torch.randn(parameter.shape)
-    model.save_pretrained(folder)
-    return folder
+    """An adapter on `base`, away from its neutral start."""
+    return save_moved(AutoModelForCausalLM.from_pretrained(base), config, folder, size)
 
 
 @pytest.fixture(scope="module")

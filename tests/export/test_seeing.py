@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from peft import LoraConfig, get_peft_model
+from peft import LoraConfig
 from transformers import (
     AutoImageProcessor,
     AutoModelForCausalLM,
@@ -25,6 +25,7 @@ from finetune.export.merge import merge
 from finetune.export.prompts import proof_prompts
 from finetune.export.proof import logits_of
 from finetune.model.tiny import make_tiny
+from tests.export.adapters import save_moved
 from tests.export.cards import run_card
 from tests.seeing import draw, make_seeing
 
@@ -42,14 +43,8 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def save_adapter(base: Path, folder: Path, targets: str, size: float = 0.2) -> Path:
     """A LoRA on the modules that match, away from its neutral start."""
-    torch.manual_seed(1)
     config = LoraConfig(task_type="CAUSAL_LM", target_modules=targets)
-    tuned = get_peft_model(AutoModelForImageTextToText.from_pretrained(base), config)
-    for parameter in tuned.parameters():
-        if parameter.requires_grad:
-            parameter.data += size * torch.randn(parameter.shape)
-    tuned.save_pretrained(folder)
-    return folder
+    return save_moved(AutoModelForImageTextToText.from_pretrained(base), config, folder, size)
 
 
 @pytest.fixture(scope="module")

@@ -738,9 +738,9 @@ PICTURES = (
     Mutant(
         "adapters-in-the-tower",
         "adapters reach the tower though `freeze` does not say so",
-        "finetune/model/tuning.py",
-        "    return None if not sees(model) or (exact and freeze is None) else left_alone(freeze)\n",
-        "    return None if not sees(model) or freeze is None else left_alone(freeze)\n",
+        "finetune/config/modules.py",
+        '    parts = (() if exact else ("vision",)) if freeze is None else freeze\n',
+        "    parts = () if freeze is None else freeze\n",
         (f"{SIGHT}::test_adapters_go_where_freeze_lets_them",),
     ),
     Mutant(

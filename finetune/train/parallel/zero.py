@@ -6,7 +6,6 @@ are pickles, so they are not used: weights and optimizer memory are taken out an
 
 import logging
 import math
-import re
 import warnings
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -15,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from finetune import world
-from finetune.config.modules import PARTS
+from finetune.config.modules import is_in
 from finetune.errors import MissingLibraryError
 from finetune.model.batch import Batch
 from finetune.model.head import SupervisedLoss
@@ -72,7 +71,7 @@ def _read_from_outside(base: nn.Module) -> Iterator[tuple[nn.Module, nn.Paramete
     and not all of ours are: the trials before training, evaluation, generation.
     """
     for name, module in base.named_modules():
-        if re.fullmatch(PARTS["vision"], name):
+        if is_in(name, "vision"):
             for part in module.modules():
                 if isinstance(part, nn.Embedding) and part is not module:
                     yield from ((module, table) for table in part.parameters(recurse=False))
