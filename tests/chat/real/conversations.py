@@ -44,7 +44,11 @@ def think(thought: str, text: str, *calls: Dict) -> Dict:
 
 
 def call(name: str, **arguments: Any) -> Dict:
-    return {"id": f"id{name}{len(str(arguments))}", "type": "function", "function": {"name": name, "arguments": arguments}}
+    return {
+        "id": f"id{name}{len(str(arguments))}",
+        "type": "function",
+        "function": {"name": name, "arguments": arguments},
+    }
 
 
 def calling(*calls: Dict, text: str | None = "") -> Dict:
@@ -88,11 +92,20 @@ TALKS = (
     ),
     Talk("multi-turn", "newlines", [ASK, say("\n\nQzsay1w"), ask("\nQzask2w"), say("\n\nQzsay3w\n")]),
     Talk("multi-turn", "spaces", [ask("  Qzask0w"), say("  Qzsay1w"), ask("   Qzask2w"), say("  Qzsay3w")]),
-    Talk("multi-turn", "one turn not trained", [ASK, say("Qzsay1w.", train=False), ask("Qzask2w"), say("Qzsay3w")]),
+    Talk(
+        "multi-turn",
+        "one turn not trained",
+        [ASK, say("Qzsay1w.", train=False), ask("Qzask2w"), say("Qzsay3w")],
+    ),
     Talk("tools", "tools and no call", [ASK, say("Qzsay1w.")], BOTH),
     Talk("tools", "a call", [ASK, calling(OSLO)], BOTH),
     Talk("tools", "a call with null content", [ASK, calling(OSLO, text=None)], BOTH),
-    Talk("tools", "a call of two arguments", [ASK, calling(call("qzweatherw", city="Qzoslow", unit="Qzdegw"))], BOTH),
+    Talk(
+        "tools",
+        "a call of two arguments",
+        [ASK, calling(call("qzweatherw", city="Qzoslow", unit="Qzdegw"))],
+        BOTH,
+    ),
     Talk("tools", "text and a call", [ASK, calling(OSLO, text="Qzfirstw.")], BOTH),
     Talk("tools", "a result", [ASK, calling(OSLO), result("Qzsunnyw"), say("Qzsay3w.")], BOTH),
     Talk(

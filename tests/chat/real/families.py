@@ -61,7 +61,7 @@ llama.cpp/meetkai-functionary-medium-v3.1 llama3_1 <|begin_of_text|> <|eot_id|> 
 llama.cpp/meetkai-functionary-medium-v3.2 llama3_1 <|begin_of_text|> <|eot_id|> <|eom_id|>
 llama.cpp/meta-llama-Llama-3.1-8B-Instruct llama3_1 <|begin_of_text|> <|eot_id|> <|eom_id|>
 llama.cpp/meta-llama-Llama-3.2-3B-Instruct llama3_2 <|begin_of_text|> <|eot_id|> <|eom_id|>
-llama.cpp/microsoft-Phi-3.5-mini-instruct llama2 <s> <|end|>
+llama.cpp/microsoft-Phi-3.5-mini-instruct llama2 <s> <|endoftext|> <|end|>
 llama.cpp/mistralai-Ministral-3-14B-Reasoning-2512 qwen3 <s> </s>
 llama.cpp/mistralai-Mistral-Nemo-Instruct-2407 qwen3 <s> </s>
 llama.cpp/moonshotai-Kimi-K2 qwen3 [BOS] [EOS] <|im_end|>
@@ -71,7 +71,9 @@ llama.cpp/openbmb-MiniCPM5-1B qwen3 <s> <|im_end|>
 llama.cpp/poolside-Laguna-S-2.1 qwen3 〈|EOS|〉 </assistant> + <assistant> <user> </user> <system> </system>
 llama.cpp/poolside-Laguna-XS-2.1 qwen3 〈|EOS|〉 </assistant> + <assistant> <user> </user> <system> </system>
 llama.cpp/poolside-Laguna-XS.2 qwen3 〈|EOS|〉 </assistant> + <assistant> <user> </user> <system> </system>
-llama.cpp/tencent-Hy3 qwen3 - <｜hy_eos:opensource｜> + <｜hy_begin_of_sentence:opensource｜> <｜hy_User:opensource｜> <｜hy_Assistant:opensource｜> <｜reasoning_mode:opensource｜> <think:opensource> </think:opensource>
+llama.cpp/tencent-Hy3 qwen3 - <｜hy_eos:opensource｜> +\
+    <｜hy_begin_of_sentence:opensource｜> <｜hy_User:opensource｜> <｜hy_Assistant:opensource｜>\
+    <｜reasoning_mode:opensource｜> <think:opensource> </think:opensource>
 llama.cpp/unsloth-Apriel-1.5 qwen3 <s> <|end|>
 llama.cpp/unsloth-mistral-Devstral-Small-2507 qwen3 <s> </s>
 llama.cpp/upstage-Solar-Open-100B qwen3 - <|end|> <|calls|>
@@ -96,7 +98,7 @@ trl/llama3 llama3 <|begin_of_text|> <|eot_id|>
 trl/nemotron_3_5_lightning qwen3 <s> <|im_end|>
 trl/nemotron_3_super qwen3 <s> <|im_end|>
 trl/nemotron_3_ultra qwen3 <s> <|im_end|>
-trl/phi3 llama2 <s> <|end|>
+trl/phi3 llama2 <s> <|endoftext|> <|end|>
 trl/qwen2_5_vl qwen3 - <|im_end|>
 trl/qwen3 qwen3 - <|im_end|>
 trl/qwen3_5_nothink qwen3 - <|im_end|>
@@ -110,7 +112,8 @@ vllm/apertus qwen3 <s> <|assistant_end|>
 vllm/deepseekr1 deepseek_v3 <｜begin▁of▁sentence｜> <｜end▁of▁sentence｜>
 vllm/deepseekv3 deepseek_v3 <｜begin▁of▁sentence｜> <｜end▁of▁sentence｜>
 vllm/deepseekv31 deepseek_v3 <｜begin▁of▁sentence｜> <｜end▁of▁sentence｜>
-vllm/functiongemma gemma3 <bos> <end_of_turn> <start_function_response> + <start_function_call> <end_function_call> <end_function_response>
+vllm/functiongemma gemma3 <bos> <end_of_turn> <start_function_response> +\
+    <start_function_call> <end_function_call> <end_function_response>
 vllm/gemma3_pythonic gemma3 <bos> <end_of_turn>
 vllm/gemma4 gemma3 <bos> <turn|> <|tool_response>
 vllm/granite qwen3 - <|end_of_text|>

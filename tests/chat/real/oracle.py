@@ -1,4 +1,4 @@
-"""What transformers' own rendering says about a turn: the prompt an engine feeds, what the model writes, its stop.
+"""What transformers' own rendering says about a turn: the prompt an engine feeds, what the model writes.
 
 Nothing here uses the renderer under test. Words that stand in no template (see conversations.py) show where the
 parts of a turn are; the stop tokens are a table (families.py).
@@ -73,7 +73,9 @@ def words(value: Any) -> list[str]:
 def body_words(message: Dict) -> list[str]:
     """Of an assistant's turn, its thoughts left out: text, then calls."""
     content = (message["content"] or "").rpartition("</think>")[2]
-    calls = [(call["function"]["name"], call["function"]["arguments"]) for call in message.get("tool_calls", ())]
+    calls = [
+        (call["function"]["name"], call["function"]["arguments"]) for call in message.get("tool_calls", ())
+    ]
     return words(content) + words(calls)
 
 
@@ -144,7 +146,9 @@ class Oracle:
 
     @property
     def turns(self) -> list[int]:
-        return [i for i, m in enumerate(self.talk.messages) if m["role"] == "assistant" and m.get("train", True)]
+        return [
+            i for i, m in enumerate(self.talk.messages) if m["role"] == "assistant" and m.get("train", True)
+        ]
 
     def thinks(self) -> bool:
         """Does this family think at all? It prints a thought somewhere, or its prompt opens one."""
@@ -153,10 +157,14 @@ class Oracle:
     def _shows_thought(self, form: Form, calls: bool) -> bool:
         call = {"id": "abcdefghi", "type": "function", "function": {"name": "f", "arguments": {"x": "y"}}}
         said = {"role": "assistant", "content": "" if calls else "a", "reasoning_content": "Qzprobew"}
-        talk = Talk("", "", [{"role": "user", "content": "q"}, said | ({"tool_calls": [call]} if calls else {})])
+        talk = Talk(
+            "", "", [{"role": "user", "content": "q"}, said | ({"tool_calls": [call]} if calls else {})]
+        )
         other = Oracle(self.pair, self.source, self.tokenizer, talk)
         try:
-            return "Qzprobew" in other.render(2, False, form) or bool(OPENED.search(other.render(1, True, form)))
+            return "Qzprobew" in other.render(2, False, form) or bool(
+                OPENED.search(other.render(1, True, form))
+            )
         except Exception:
             return False
 
@@ -167,7 +175,9 @@ class Oracle:
 
     def wrong_turn(self, i: int, prompt: str, written: str) -> str | None:
         """What is wrong with `written` behind `prompt`; None: it is what the model must write."""
-        found = [self._wrong(i, prompt, written, form) for form in self.forms if self.render(i, True, form) == prompt]
+        found = [
+            self._wrong(i, prompt, written, form) for form in self.forms if self.render(i, True, form) == prompt
+        ]
         if not found:
             return "another prompt than an engine's"
         return None if None in found else found[0]
@@ -190,7 +200,7 @@ class Oracle:
         return _last([m for m in self.talk.messages[:i] if m["role"] != "assistant"])
 
     def _wrong_tail(self, i: int, written: str, stop: str, form: Form) -> str | None:
-        """Behind the last word: what the template prints up to the first stop token, or a stop where it is open."""
+        """Behind the last word: what the template prints up to a stop token, or a stop where it is open."""
         last = body_words(self.talk.messages[i])[-1]
         tail = written.rpartition(last)[2]
         through = self.render(i + 1, False, form).rpartition(last)[2]
@@ -216,11 +226,16 @@ class Oracle:
         whole = _behind(prompt, heard) + head
         if whole == printed or _without_thoughts(whole) == _without_thoughts(printed):
             return None
+        if _behind(self.render(i, False, form), heard) + head == printed:  # no generation prompt in history
+            return None
+        before = printed.removesuffix(head)  # a template may print a result otherwise once an answer follows
+        if printed.endswith(head) and len(re.findall(r"\w", _agreed_end(before, prompt))) > 4:
+            return None
         return f"begins with {head!r} where the template prints {printed!r}"
 
 
 def _wrong_thought(head: str, thought: list[str]) -> str | None:
-    """`head`: from the last word of the prompt to the answer. One block of thoughts at most, and it is whole."""
+    """`head`: from the prompt's last word to the answer. One block of thoughts at most, and it is whole."""
     opens, closes = len(re.findall(_OPEN, head)), len(re.findall(_CLOSE, head))
     if opens > 1 or closes > 1 or opens > closes:
         return f"thoughts opened {opens} times and closed {closes} times"
@@ -278,7 +293,9 @@ def _called(call: Dict, number: int, place: int, count: int, form: Form) -> Dict
 
 
 def _last(messages: Sequence[Dict]) -> str:
-    return next(word for m in reversed(messages) if m["role"] != "assistant" for word in reversed(words(m["content"])))
+    return next(
+        word for m in reversed(messages) if m["role"] != "assistant" for word in reversed(words(m["content"]))
+    )
 
 
 def _behind(text: str, word: str) -> str:
@@ -298,6 +315,10 @@ def _up_to_stop(text: str, stops: Sequence[str]) -> str | None:
 def _agreed(one: str, other: str) -> str:
     length = next((n for n, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), None)
     return min(one, other, key=len) if length is None else one[:length]
+
+
+def _agreed_end(one: str, other: str) -> str:
+    return _agreed(one[::-1], other[::-1])[::-1]
 
 
 def _without_thoughts(text: str) -> str:
