@@ -30,6 +30,22 @@ _TrainFiles = Annotated[
 ]
 
 
+_Part = Literal[
+    "user",
+    "context",
+    "assistant",
+    "system",
+    "history",
+    "prompt",
+    "completion",
+    "messages",
+    "conversations",
+    "text",
+    "tools",
+    "images",
+]
+
+
 class DataConfig(Section):
     """Which conversations, and what is learnt from them. Read by `data/`."""
 
@@ -45,8 +61,11 @@ class DataConfig(Section):
     num_proc: Count = 1
     """Processes that encode the data, on Linux, where cores are free. Changes the speed, never the result."""
 
-    format: Literal["auto", "messages", "sharegpt", "alpaca", "prompt-completion", "text"] = "auto"
+    format: Literal["auto", "messages", "sharegpt", "alpaca", "pairs", "prompt-completion", "text"] = "auto"
     """How a record spells a conversation; `auto` looks at the first record and says what it took."""
+
+    columns: dict[str, _Part] = Field(default_factory=dict)
+    """What stands under the records' own keys: `{question: user, answer: assistant}`; no other is read."""
 
     train_on: Literal["all", "last"] = "all"
     """Learn every assistant turn of a conversation, or the last one only."""

@@ -213,6 +213,8 @@ def _encoded(config: Config, files: Any, data_dir: Path, template: ChatTemplate,
         log.info(f"{split}: {account.file}: {account.format} ({account.why})")
         for line in account.ledger.lines():
             log.info(f"{split}: {line}")
+        for remark in account.remarks:
+            log.warning(f"{split}: {remark}")
     return examples
 
 
