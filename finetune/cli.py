@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from finetune import __version__, log
-from finetune.errors import ConfigError, DataError, FinetuneError, StorageError
+from finetune.errors import ConfigError, DataError, exit_code_of
 from finetune.startup import loading
 
 if TYPE_CHECKING:
@@ -457,13 +457,6 @@ def main() -> None:
             stream.reconfigure(errors="backslashreplace")
     try:
         app(arguments, prog_name="finetune")
-    except FinetuneError as error:
+    except (Exception, KeyboardInterrupt) as error:
         log.failure(error)
-        sys.exit(error.exit_code)
-    except BrokenPipeError:
-        sys.exit(0)
-    except OSError as error:
-        log.failure(error)
-        sys.exit(StorageError.exit_code)
-    except KeyboardInterrupt:
-        sys.exit(130)
+        sys.exit(exit_code_of(error))
