@@ -298,6 +298,9 @@ def merge(
         Literal["float32", "bfloat16", "float16"] | None,
         typer.Option(help="Of the merged weights; the base's."),
     ] = None,
+    other_base: Annotated[
+        bool, typer.Option("--other-base", help="Merge into a base with other weights than it was trained on.")
+    ] = False,
     trust_remote_code: TrustRemoteCode = False,
 ) -> None:
     """Merge an adapter into its base, and prove that the result answers alike.
@@ -307,7 +310,8 @@ def merge(
     with loading():
         from finetune.export.merge import merge as run
 
-    print("\n".join(run(run_or_adapter, output, dtype, trust_remote_code=trust_remote_code).lines()))
+    merged = run(run_or_adapter, output, dtype, trust_remote_code=trust_remote_code, other_base=other_base)
+    print("\n".join(merged.lines()))
 
 
 @app.command()
