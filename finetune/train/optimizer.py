@@ -5,7 +5,7 @@ import re
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
-from typing import Any
+from typing import Any, cast
 
 import torch
 from pydantic import ValidationError
@@ -117,6 +117,7 @@ def make_schedule(section: Schedule, optimizer: torch.optim.Optimizer, total_ste
     """The learning rate over `total_steps` optimizer steps; `warmup_steps` below 1 is a share of them."""
     kind, given = section.lr_scheduler_type, section.lr_scheduler_kwargs or {}
     where = f"training_args.lr_scheduler_kwargs: {kind}"
+    function = cast(Any, TYPE_TO_SCHEDULER_FUNCTION[SchedulerType(kind)])
     try:
         options = Options(schedule_options(section), given.keys())
     except ValidationError as error:
@@ -126,7 +127,5 @@ def make_schedule(section: Schedule, optimizer: torch.optim.Optimizer, total_ste
         optimizer,
         num_warmup_steps=count_steps(section.warmup_steps, total_steps),
         num_training_steps=total_steps,
-        scheduler_specific_kwargs=known_options(
-            TYPE_TO_SCHEDULER_FUNCTION[SchedulerType(kind)], options, where
-        ),
+        scheduler_specific_kwargs=known_options(function, options, where),
     )
