@@ -186,7 +186,7 @@ _THEIRS: Mapping[str, str] = {
         "packing_strategy pad_to_sequence_len padding_free sample_packing"
     ),
     "run.early_stopping: {patience: …} (in evaluations)": (
-        "early_stop_interval early_stop_patience early_stopping_patience early_stopping_steps patience"
+        "early_stop_interval early_stop_patience early_stopping_patience early_stopping_steps"
     ),
     "run.early_stopping: {threshold: …}": "early_stopping_min_delta early_stopping_threshold min_delta",
     # evaluation

@@ -27,7 +27,7 @@ def _file_or_files(value: Any) -> str:
 
 
 def _file_or_named_files(value: Any) -> str:
-    return "<named>" if isinstance(value, dict) else _file_or_files(value)
+    return "<none>" if value is None else "<named>" if isinstance(value, dict) else _file_or_files(value)
 
 
 _TrainFiles = Annotated[
@@ -41,7 +41,7 @@ def name_of_file(file: str) -> str:
     return PurePath(file).name.partition(".")[0] or file
 
 
-def _told_apart(files: str | list[str] | dict[str, str]) -> str | list[str] | dict[str, str]:
+def _told_apart(files: str | list[str] | dict[str, str] | None) -> str | list[str] | dict[str, str] | None:
     names = [name_of_file(file) for file in files] if isinstance(files, list) else []
     if (twice := next((name for name in names if names.count(name) > 1), None)) is not None:
         raise ValueError(f"two of these files are called {twice}; name them: {{{twice}: …, other: …}}")
@@ -53,7 +53,8 @@ def _told_apart(files: str | list[str] | dict[str, str]) -> str | list[str] | di
 _ValidationFiles = Annotated[
     Annotated[str, Tag("<one>")]
     | Annotated[list[str], Field(min_length=1), Tag("<several>")]
-    | Annotated[dict[str, str], Field(min_length=1), Tag("<named>")],
+    | Annotated[dict[str, str], Field(min_length=1), Tag("<named>")]
+    | Annotated[None, Tag("<none>")],
     Discriminator(_file_or_named_files),
     AfterValidator(_told_apart),
 ]
@@ -65,7 +66,7 @@ class DataConfig(Section):
     train_file: _TrainFiles
     """A .jsonl, .json or .parquet in DATA_DIR, a path, a folder, a Hub id; or a list of these as below."""
 
-    val_file: _ValidationFiles | None = None
+    val_file: _ValidationFiles = None
     """What `eval_strategy` evaluates on: a file, a list of files, or a map of names to files."""
 
     test_file: str | None = None
