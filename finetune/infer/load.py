@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from finetune import folder, log
+from finetune.base import compare_base
 from finetune.chat.load import load_template
 from finetune.chat.thoughts import Thinking
 from finetune.config.schema import ModelConfig
@@ -33,6 +34,7 @@ def load_engine(
     """
     source = folder.resolve(model_or_run)
     log.info(f"model: {source.note}")
+    _warn_of_other_base(source)
     # Before the weights, because it fails in a second where they take minutes.
     template = load_template(
         source.template,
@@ -47,3 +49,10 @@ def load_engine(
     base = load_base(source.model, config, device=device)
     model = base if source.adapter is None else load_adapter(base, source.adapter).model
     return HFEngine(model, template)
+
+
+def _warn_of_other_base(source: folder.Source) -> None:
+    """peft puts an adapter on any base of the same shape without a word."""
+    other = None if source.adapter is None else compare_base(source.adapter, source.model)
+    if other is not None:
+        log.warning(f"{source.adapter}: {other}: {source.model}; its answers may mean nothing there")

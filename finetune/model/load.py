@@ -22,7 +22,7 @@ from transformers.utils import logging as transformers_logging
 from finetune import log
 from finetune.chat.sight import refuse_glm_4v_9b
 from finetune.config.schema import ModelConfig
-from finetune.errors import MissingLibraryError, ModelError, UntrustedContentError, some_of
+from finetune.errors import MissingLibraryError, ModelError, UntrustedContentError, is_out_of_memory, some_of
 from finetune.folder import is_hub_id
 from finetune.model.attention import stock_attention
 from finetune.model.vision import SEEING
@@ -159,6 +159,8 @@ def _from_pretrained(model: str | Path, arguments: dict[str, Any]) -> tuple[PreT
     except SafetensorError as error:
         raise ModelError(f"{model}: a weight file is damaged: {error}") from error
     except (ValueError, RuntimeError, KeyError) as error:
+        if is_out_of_memory(error):
+            raise
         raise ModelError(f"{model}: {_first_line(error)}") from error
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from finetune import log, world
+from finetune.base import base_identity
 from finetune.chat.template import ChatTemplate
 from finetune.config.schema import Config
 from finetune.data.dataset import Examples, Sample, load_conversations, load_examples, template_under
@@ -19,7 +20,6 @@ from finetune.estimate.work import Work
 from finetune.manifest import read_manifest
 from finetune.train.checkpoint.identity import (
     Identity,
-    base_identity,
     kept_conversations_per_step,
     kept_tokens,
 )

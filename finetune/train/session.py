@@ -33,7 +33,7 @@ from finetune.train.record import RunRecord
 from finetune.train.saver import Saver
 from finetune.train.scoring import Scorer
 from finetune.train.signals import StopSignals
-from finetune.train.trainee import Trainee, make_trainee
+from finetune.train.trainee import Trainee, effective, make_trainee
 
 
 def train_model(
@@ -77,6 +77,7 @@ def train_model(
             watched = Profile.of_run(output, trainee.objective, position.step, loop.total_steps)
             loop = replace(loop, profile=watched)
         record.note(base=_describe(trainee), plan=_plan(loop))
+        record.note(effective=effective(trainee, config, loop.total_steps))
         log.info(
             f"{loop.plan.conversations_per_step} conversations a step, {loop.plan.steps_per_epoch} steps an "
             f"epoch, {loop.total_steps} in all; {_processes(trainee)}"

@@ -1,19 +1,24 @@
 """What is trained, and what changes it: model, objective, optimizer, schedule, on their device."""
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
+from enum import Enum
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate.utils import set_seed
+from peft import PeftModel
 from torch import nn
 from torch.optim.lr_scheduler import LRScheduler
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from finetune import log
 from finetune.chat.sight import Sight
+from finetune.config.arguments import count_steps
+from finetune.config.library_options import schedule_options
 from finetune.config.schema import Config
 from finetune.model.attention import Layout
 from finetune.model.head import SupervisedLoss, is_direct
@@ -93,6 +98,40 @@ def make_trainee(
     objective.direct = is_direct(objective, device)
     log.info(f"{layout} batches: {why}")
     return Trainee(tuned, objective, optimizer, schedule, back_end, device, layout, vision)
+
+
+def effective(trainee: Trainee, config: Config, total_steps: int) -> dict[str, Any]:
+    """What the libraries were given, each value stated: for run.json, beside what was asked."""
+    schedule = config.training_args.schedule
+    model = trainee.tuned.model
+    return {
+        "peft_config": _plain(model.active_peft_config.to_dict()) if isinstance(model, PeftModel) else None,
+        "optimizer": {"class": type(trainee.optimizer).__name__, **_plain(trainee.optimizer.defaults)},
+        "lr_scheduler": {
+            "type": schedule.lr_scheduler_type,
+            "num_warmup_steps": count_steps(schedule.warmup_steps, total_steps),
+            "num_training_steps": total_steps,
+            **schedule_options(schedule),
+        },
+    }
+
+
+def _plain(value: Any) -> Any:
+    """As JSON has it; sets in order."""
+    match value:
+        case Enum():
+            return value.value
+        case Mapping():
+            return {str(key): _plain(item) for key, item in value.items()}
+        case set() | frozenset():
+            return sorted(map(_plain, value))
+        case list() | tuple():
+            return [_plain(item) for item in value]
+        case torch.Tensor():
+            return value.item()
+        case None | bool() | int() | float() | str():
+            return value
+    return str(value)
 
 
 def load_tuned(config: Config, model: str, device: torch.device, sharing: Sharing) -> Tuned:
