@@ -147,7 +147,7 @@ class ModelConfig(Section):
     """How the base model is loaded. Read by `model/`."""
 
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """Of the frozen weights, and DeepSpeed's "auto"; `auto`: the checkpoint's. Trained weights are float32."""
+    """Of the frozen weights, and DeepSpeed's "auto"; `auto`: the checkpoint's, or what the CPU is fast in."""
 
     quantization: Literal["nf4", "int8"] | None = None
     """Load the frozen weights in 4 or 8 bits (bitsandbytes); LoRA on them is QLoRA."""

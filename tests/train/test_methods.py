@@ -92,7 +92,7 @@ def bfloat16(small: Path, tmp_path: Path) -> Path:
 def test_a_method_trains_on_a_bfloat16_base(
     method: str, bfloat16: Path, data: Path, configure: Configure
 ) -> None:
-    output = check_run(bfloat16, data, configure(METHODS[method], **SHORT))
+    output = check_run(bfloat16, data, configure(METHODS[method], **SHORT), ("model_config.dtype=bfloat16",))
     assert loss_elsewhere(output, data) == pytest.approx(
         run_json(output)["result"]["evaluation"]["loss"], rel=1e-3
     )
