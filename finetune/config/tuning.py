@@ -16,6 +16,8 @@ from finetune.config.section import Count, Section, Share, is_same
 Names = list[str]
 Layers = list[Annotated[int, Field(ge=0)]]
 
+PrefixInit = Literal["text", "tokens", "random"]
+
 _INITIAL = ("gaussian", "orthogonal")
 _OTHER_INITIAL = {
     "eva": "a pass over the data before training, which finetune does not make",
@@ -177,7 +179,18 @@ class PrefixTuning(VirtualTokens):
     """That network's width; null: token_dim."""
 
     init_weights: Literal["zero"] | None = None
-    """Start with zeros instead of at random."""
+    """Start with zeros instead of at random; with `prefix_init: random`, or without it."""
+
+    prefix_init: PrefixInit | None = None
+    """Start as what the model keeps of a text or of frequent tokens, or at random; null: text if possible."""
+
+    prefix_init_text: str | None = None
+    """That text, repeated or cut to num_virtual_tokens; null: the first tokens of the training data."""
+
+    @property
+    def starts_as(self) -> PrefixInit:
+        """`prefix_init`, or what stands in its place."""
+        return self.prefix_init or ("text" if self.init_weights is None else "random")
 
 
 class PTuning(VirtualTokens):

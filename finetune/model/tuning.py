@@ -36,6 +36,8 @@ from finetune.model.vision import sees
 
 Kind = Literal["full", "adapter", "prefix", "prompt"]
 
+_NOT_PEFTS = {"peft_type", "task_type", "prefix_init", "prefix_init_text"}
+"""Keys of a `peft_config` section that are not options of peft's configurations, or are given apart."""
 LISTS_OF_MODULES = ("target_modules", "feedforward_modules", "exclude_modules", "modules_to_save")
 
 
@@ -160,7 +162,7 @@ def _check_adapter_weights(folder: Path) -> None:
 
 def peft_config(model: PreTrainedModel, tuning: Tuning, freeze: Sequence[str] | None = None) -> PeftConfig:
     """The peft configuration of a `peft_config` section, its names mapped to this architecture."""
-    options: dict[str, Any] = tuning.model_dump(exclude={"peft_type", "task_type"}, exclude_unset=True)
+    options: dict[str, Any] = tuning.model_dump(exclude=_NOT_PEFTS, exclude_unset=True)
     options["task_type"] = "CAUSAL_LM"
     alone = left_alone(freeze, options.get("target_modules")) if sees(model) else None
     for key in LISTS_OF_MODULES:
