@@ -35,7 +35,9 @@ _RUST_ERROR = re.compile(r"\(os error (\d+)\)")
 
 
 def cache_folder() -> Path:
-    """Where we keep what can be made again; it may not exist yet."""
+    """Where we keep what can be made again ($FINETUNE_CACHE says otherwise); it may not exist yet."""
+    if given := os.environ.get("FINETUNE_CACHE"):
+        return Path(given)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "finetune"
 
 

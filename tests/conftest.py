@@ -10,9 +10,13 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import settings
 
+from finetune.disk import cache_folder
 from tests.train.conftest import configure, data, small  # noqa: F401  runs are not only for tests/train
 
+# What the real tier fetches stays where the user's own cache is (workers inherit the place).
+os.environ.setdefault("FINETUNE_REAL", str(cache_folder() / "real"))
 # Nothing that a test encodes may come from, or stay in, the cache of whoever runs the tests.
+os.environ.pop("FINETUNE_CACHE", None)
 os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="finetune-tests-")
 atexit.register(shutil.rmtree, os.environ["XDG_CACHE_HOME"], ignore_errors=True)
 

@@ -36,7 +36,9 @@ def find_conflicts(
     return [
         *_evaluation_without_data(data, args),
         *_best_checkpoint(args),
+        *_metric_of_one_file(data, args),
         *_best_steps(args),
+        *_early_stopping(args, run),
         *_schedule(args),
         *_placement(args),
         *_sharding(model, tuning, args),
@@ -78,10 +80,22 @@ def _best_checkpoint(args: TrainingArgs) -> Iterator[Conflict]:
         yield Conflict(
             _args("save_strategy", "metric_for_best_model"), "best needs metric_for_best_model, such as loss"
         )
-    if saving.best_metric not in (None, "eval_loss") and not evaluation.predict_with_generate:
+    metric = (saving.best_metric or "eval_loss").partition("/")[0]
+    if metric != "eval_loss" and not evaluation.predict_with_generate:
         yield Conflict(
             _args("metric_for_best_model", "predict_with_generate"),
             "a score needs generated answers; set predict_with_generate: true, or use loss",
+        )
+
+
+def _metric_of_one_file(files: DataConfig, args: TrainingArgs) -> Iterator[Conflict]:
+    """`loss/NAME` names a file that is evaluated."""
+    name = (args.saving.best_metric or "").partition("/")[2]
+    if name and name not in files.val_files:
+        known = ", ".join(filter(None, files.val_files)) or "only one, without a name"
+        yield Conflict(
+            (*_args("metric_for_best_model"), "data_config.val_file"),
+            f"no validation file is called {name}; there is {known}",
         )
 
 
@@ -104,44 +118,38 @@ def _best_steps(args: TrainingArgs) -> Iterator[Conflict]:
         )
 
 
+def _early_stopping(args: TrainingArgs, run: RunConfig) -> Iterator[Conflict]:
+    if run.early_stopping is not None and args.evaluation.eval_strategy == "no":
+        yield Conflict(
+            ("run.early_stopping", *_args("eval_strategy")),
+            "looks at evaluations, and there are none; set training_args.eval_strategy: steps or epoch",
+        )
+
+
 def _multiple(steps: float, of: float) -> bool:
     if (steps < 1) != (of < 1):
         return False
     return round(steps * 1_000_000) % round(of * 1_000_000) == 0
 
 
-SCHEDULE_OPTIONS = {
-    "linear": (),
-    "cosine": ("num_cycles",),
-    "cosine_with_restarts": ("num_cycles",),
-    "polynomial": ("lr_end", "power"),
-    "constant": (),
-    "constant_with_warmup": (),
-    "inverse_sqrt": ("timescale",),
-    "cosine_with_min_lr": ("num_cycles", "min_lr", "min_lr_rate"),
-    "cosine_warmup_with_min_lr": ("num_cycles", "min_lr", "min_lr_rate", "warmup_lr_rate"),
-    "warmup_stable_decay": (
-        "num_decay_steps",
-        "num_stable_steps",
-        "warmup_type",
-        "decay_type",
-        "min_lr_ratio",
-        "num_cycles",
-    ),
-}
-
-
 def _schedule(args: TrainingArgs) -> Iterator[Conflict]:
+    """What a schedule needs, and what contradicts itself; single options are checked in library_options.py."""
     kind, given = args.schedule.lr_scheduler_type, args.schedule.lr_scheduler_kwargs or {}
     keys = _args("lr_scheduler_kwargs", "lr_scheduler_type")
-    known = SCHEDULE_OPTIONS[kind]
-    for name in given.keys() - set(known):
-        offer = f"it has {', '.join(known)}" if known else "it has none"
-        yield Conflict(keys, f"{kind} has no option {name}; {offer}")
-    if "min_lr" in known and not given.keys() & {"min_lr", "min_lr_rate"}:
-        yield Conflict(keys[::-1], f"{kind} needs lr_scheduler_kwargs: {{min_lr: …}} or {{min_lr_rate: …}}")
-    if kind == "warmup_stable_decay" and "num_decay_steps" not in given:
+    set_ones = {name for name, value in given.items() if value is not None}
+    if kind in ("cosine_with_min_lr", "cosine_warmup_with_min_lr"):
+        if not set_ones & {"min_lr", "min_lr_rate"}:
+            yield Conflict(keys[::-1], f"{kind} needs lr_scheduler_kwargs: {{min_lr: …}} or {{min_lr_rate: …}}")
+        if set_ones >= {"min_lr", "min_lr_rate"}:
+            yield Conflict(_args("lr_scheduler_kwargs.min_lr_rate"), "says again what min_lr says; remove one")
+    if kind == "warmup_stable_decay" and "num_decay_steps" not in set_ones:
         yield Conflict(keys[::-1], f"{kind} needs lr_scheduler_kwargs: {{num_decay_steps: …}}")
+    end = given.get("lr_end", 1e-7)
+    if kind == "polynomial" and isinstance(end, int | float) and end >= args.optimizer.learning_rate:
+        yield Conflict(
+            _args("lr_scheduler_kwargs.lr_end", "learning_rate"),
+            f"expected an end below learning_rate ({args.optimizer.learning_rate:g}), found {end:g}",
+        )
 
 
 def _placement(args: TrainingArgs) -> Iterator[Conflict]:
@@ -237,6 +245,8 @@ def _adapter_options(tuning: Tuning | None) -> Iterator[Conflict]:
     match tuning:
         case PromptTuning(prompt_tuning_init="TEXT", prompt_tuning_init_text=None):
             yield _peft("prompt_tuning_init", "prompt_tuning_init_text", "TEXT needs prompt_tuning_init_text")
+        case PromptTuning(tokenizer_kwargs=dict()) if tuning.prompt_tuning_init != "TEXT":
+            yield _peft("tokenizer_kwargs", "prompt_tuning_init", "needs prompt_tuning_init: TEXT")
         case PrefixTuning() as prefix:
             yield from _prefix(prefix)
         case LoraTuning() as lora:

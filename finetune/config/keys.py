@@ -15,9 +15,17 @@ from finetune.config.arguments import SECTIONS
 from finetune.config.fsdp import FsdpConfig
 from finetune.config.generation import GenerationConfig
 from finetune.config.placement import GradientCheckpointing
-from finetune.config.schema import Config, DataConfig, EvaluationConfig, FileShare, ModelConfig, RunConfig
+from finetune.config.schema import (
+    Config,
+    DataConfig,
+    EarlyStopping,
+    EvaluationConfig,
+    FileShare,
+    ModelConfig,
+    RunConfig,
+)
 from finetune.config.section import Section
-from finetune.config.tuning import TUNINGS
+from finetune.config.tuning import TUNINGS, BlockDiagonal
 
 PLACES: Mapping[str, tuple[type[Section], ...]] = {
     "": (Config,),
@@ -25,11 +33,13 @@ PLACES: Mapping[str, tuple[type[Section], ...]] = {
     "data_config.train_file": (FileShare,),
     "model_config": (ModelConfig,),
     "peft_config": tuple(TUNINGS.values()),
+    "peft_config.use_bdlora": (BlockDiagonal,),
     "training_args": tuple(SECTIONS.values()),
     "training_args.fsdp_config": (FsdpConfig,),
     "training_args.generation_config": (GenerationConfig,),
     "training_args.gradient_checkpointing_kwargs": (GradientCheckpointing,),
     "run": (RunConfig,),
+    "run.early_stopping": (EarlyStopping,),
     "evaluation": (EvaluationConfig,),
 }
 """Dotted level -> the sections whose keys stand there, flat."""

@@ -10,8 +10,16 @@ from finetune.config import fsdp_keys, other_names, other_tools, peft_keys, tran
 from finetune.config.arguments import OWNERS, GenerationConfig, GradientCheckpointing
 from finetune.config.draft import Draft, KeyPath, dotted
 from finetune.config.fsdp import FsdpConfig
-from finetune.config.schema import Config, DataConfig, EvaluationConfig, FileShare, ModelConfig, RunConfig
-from finetune.config.tuning import TUNINGS
+from finetune.config.schema import (
+    Config,
+    DataConfig,
+    EarlyStopping,
+    EvaluationConfig,
+    FileShare,
+    ModelConfig,
+    RunConfig,
+)
+from finetune.config.tuning import TUNINGS, BlockDiagonal
 
 
 def _names(section: type[BaseModel]) -> frozenset[str]:
@@ -24,7 +32,9 @@ LEVELS: Mapping[str, frozenset[str]] = {
     "model_config": _names(ModelConfig),
     "training_args": frozenset(OWNERS),
     "peft_config": frozenset().union(*map(_names, TUNINGS.values())),
+    "peft_config.use_bdlora": _names(BlockDiagonal),
     "run": _names(RunConfig),
+    "run.early_stopping": _names(EarlyStopping),
     "evaluation": _names(EvaluationConfig),
     "data_config.train_file": _names(FileShare),
     "training_args.fsdp_config": _names(FsdpConfig),

@@ -1,10 +1,12 @@
 """The sections of a configuration that are ours alone, each named for the room that reads it."""
 
+from collections.abc import Mapping
+from pathlib import PurePath
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Discriminator, Field, Tag
 
-from finetune.config.section import Count, Section, Texts
+from finetune.config.section import Count, NotNegative, Section, Texts
 
 
 class FileShare(Section):
@@ -24,9 +26,53 @@ def _file_or_files(value: Any) -> str:
     return "<several>" if isinstance(value, list) else "<one>"
 
 
+def _file_or_named_files(value: Any) -> str:
+    return "<none>" if value is None else "<named>" if isinstance(value, dict) else _file_or_files(value)
+
+
 _TrainFiles = Annotated[
     Annotated[str, Tag("<one>")] | Annotated[list[FileShare], Field(min_length=1), Tag("<several>")],
     Discriminator(_file_or_files),
+]
+
+
+_Part = Literal[
+    "user",
+    "context",
+    "assistant",
+    "system",
+    "history",
+    "prompt",
+    "completion",
+    "messages",
+    "conversations",
+    "text",
+    "tools",
+    "images",
+]
+
+
+def name_of_file(file: str) -> str:
+    """What a file is called where several are told apart: its name up to the first dot."""
+    return PurePath(file).name.partition(".")[0] or file
+
+
+def _told_apart(files: str | list[str] | dict[str, str] | None) -> str | list[str] | dict[str, str] | None:
+    names = [name_of_file(file) for file in files] if isinstance(files, list) else []
+    if (twice := next((name for name in names if names.count(name) > 1), None)) is not None:
+        raise ValueError(f"two of these files are called {twice}; name them: {{{twice}: …, other: …}}")
+    if wrong := [name for name in (files if isinstance(files, dict) else ()) if "/" in name or not name]:
+        raise ValueError(f"{wrong[0]!r} cannot be a name in a metric; expected a text without /")
+    return files
+
+
+_ValidationFiles = Annotated[
+    Annotated[str, Tag("<one>")]
+    | Annotated[list[str], Field(min_length=1), Tag("<several>")]
+    | Annotated[dict[str, str], Field(min_length=1), Tag("<named>")]
+    | Annotated[None, Tag("<none>")],
+    Discriminator(_file_or_named_files),
+    AfterValidator(_told_apart),
 ]
 
 
@@ -36,8 +82,8 @@ class DataConfig(Section):
     train_file: _TrainFiles
     """A .jsonl, .json or .parquet in DATA_DIR, a path, a folder, a Hub id; or a list of these as below."""
 
-    val_file: str | None = None
-    """What `eval_strategy` evaluates on while training."""
+    val_file: _ValidationFiles = None
+    """What `eval_strategy` evaluates on: a file, a list of files, or a map of names to files."""
 
     test_file: str | None = None
     """What is evaluated when training has ended."""
@@ -45,8 +91,11 @@ class DataConfig(Section):
     num_proc: Count = 1
     """Processes that encode the data, on Linux, where cores are free. Changes the speed, never the result."""
 
-    format: Literal["auto", "messages", "sharegpt", "alpaca", "prompt-completion", "text"] = "auto"
+    format: Literal["auto", "messages", "sharegpt", "alpaca", "pairs", "prompt-completion", "text"] = "auto"
     """How a record spells a conversation; `auto` looks at the first record and says what it took."""
+
+    columns: dict[str, _Part] = Field(default_factory=dict)
+    """What stands under the records' own keys: `{question: user, answer: assistant}`; no other is read."""
 
     train_on: Literal["all", "last"] = "all"
     """Learn every assistant turn of a conversation, or the last one only."""
@@ -69,6 +118,19 @@ class DataConfig(Section):
     allow_remote_images: bool = False
     """Fetch images that are named by a http(s) address (`--allow-remote-images`)."""
 
+    @property
+    def val_files(self) -> Mapping[str, str]:
+        """Name -> validation file, in order; of one file that is not in a list or map the name is empty."""
+        match self.val_file:
+            case None:
+                return {}
+            case str(file):
+                return {"": file}
+            case list(files):
+                return {name_of_file(file): file for file in files}
+            case named:
+                return named
+
 
 def _no_word_for_a_flag(value: Any) -> Any:
     """To a template, every text is true."""
@@ -85,7 +147,7 @@ class ModelConfig(Section):
     """How the base model is loaded. Read by `model/`."""
 
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """Of the frozen weights, and DeepSpeed's "auto"; `auto`: the checkpoint's. Trained weights are float32."""
+    """Of the frozen weights, and DeepSpeed's "auto"; `auto`: the checkpoint's, or what the CPU is fast in."""
 
     quantization: Literal["nf4", "int8"] | None = None
     """Load the frozen weights in 4 or 8 bits (bitsandbytes); LoRA on them is QLoRA."""
@@ -112,6 +174,16 @@ class ModelConfig(Section):
 MasterWeights = Literal["float32", "split", "stochastic"]
 
 
+class EarlyStopping(Section):
+    """When a run ends before its last step: transformers' EarlyStoppingCallback."""
+
+    patience: Count = 1
+    """End after so many evaluations in a row that do not improve metric_for_best_model (null: loss)."""
+
+    threshold: NotNegative = 0.0
+    """An evaluation improves it that is better than the best before by more than this."""
+
+
 class RunConfig(Section):
     """What a step is and what happens when one goes wrong. Read by `train/`."""
 
@@ -129,6 +201,9 @@ class RunConfig(Section):
 
     auto_fit: bool = False
     """Where memory runs out, halve the tokens of a micro-batch and repeat the step. One process only."""
+
+    early_stopping: EarlyStopping | None = None
+    """End the run when evaluations no longer improve; null: train to the last step."""
 
 
 class EvaluationConfig(Section):

@@ -7,19 +7,23 @@ from pathlib import Path
 from typing import Any
 
 from finetune import log, world
+from finetune.base import base_identity
 from finetune.chat.template import ChatTemplate
 from finetune.config.schema import Config
 from finetune.data.dataset import Examples, Sample, load_conversations, load_examples, template_under
 from finetune.data.plan import Plan
 from finetune.errors import ModelError
-from finetune.estimate.choose import ENOUGH_TOKENS, Choice, choose, may_recompute, told
-from finetune.estimate.setup import Device, Setup
+from finetune.estimate.choose import ENOUGH_TOKENS, Choice, choose_setup, may_recompute, told
+from finetune.estimate.precision import NAMES, Precision, precision_of
+from finetune.estimate.processor import Processor
+from finetune.estimate.setup import Device, Setup, bound_to_dtype
 from finetune.estimate.shape import read_shape
 from finetune.estimate.work import Work
 from finetune.manifest import read_manifest
 from finetune.train.checkpoint.identity import (
+    AS_STORED,
     Identity,
-    base_identity,
+    kept_compute_dtype,
     kept_conversations_per_step,
     kept_tokens,
 )
@@ -37,8 +41,9 @@ class Prepared:
     config: Config
     template: ChatTemplate
     examples: Examples
-    validation: Examples | None
-    validation_samples: Sequence[Sample]
+    validation: Mapping[str, Examples]
+    """By the names of `DataConfig.val_files`."""
+    validation_samples: Mapping[str, Sequence[Sample]]
     test: Examples | None
     test_samples: Sequence[Sample]
     conversations_per_step: int
@@ -50,6 +55,10 @@ class Prepared:
     """Interval of the layers that are computed a second time; 0: none; None: as the estimate chooses."""
     choice: Choice | None = None
     """What was chosen, and the memory it is estimated to take."""
+    compute_dtype: str | None = None
+    """Of the frozen weights' products, by torch's name; None: not decided, or as stored."""
+    precision: Precision | None = None
+    """How that dtype comes about; None: not decided, or as stored."""
 
     def plan(self, tokens_per_micro_batch: int | None = None, *, equal_micro_batches: bool = False) -> Plan:
         """The steps of the run; `tokens_per_micro_batch` None: as configured or chosen."""
@@ -80,18 +89,23 @@ class Prepared:
                 "threads": int(os.environ.get("OMP_NUM_THREADS") or len(os.sched_getaffinity(0))),
                 "world_size": world.world_size(),
                 "tokens_per_micro_batch": self.tokens,
+                "compute_dtype": None if self.compute_dtype == AS_STORED else self.compute_dtype,
                 "versions": library_versions(),
             },
             recompute=self.recompute,
+            validation={name: examples.sha256 for name, examples in self.validation.items()},
         )
 
     def accounts(self) -> list[dict[str, Any]]:
         """What run.json says of the data."""
-        splits = (("train", self.examples), ("validation", self.validation), ("test", self.test))
+        splits: list[tuple[dict[str, str], Examples]] = [({"split": "train"}, self.examples)]
+        for name, examples in self.validation.items():
+            splits.append(({"split": "validation"} | ({"name": name} if name else {}), examples))
+        if self.test is not None:
+            splits.append(({"split": "test"}, self.test))
         return [
-            {"split": split, **account.as_dict(), **_pictures(examples)}
+            {**split, **account.as_dict(), **_pictures(examples)}
             for split, examples in splits
-            if examples is not None
             for account in examples.files
         ]
 
@@ -106,28 +120,36 @@ class Prepared:
             kept = replace(kept, tokens=kept_tokens(saved))
         if self.recompute is None:
             kept = replace(kept, recompute=saved.get("recompute"))
+        kept = replace(kept, compute_dtype=kept_compute_dtype(saved))
         identity = kept.identity
         check_identity(checkpoint, identity)
         return replace(kept, conversations_per_step=kept_conversations_per_step(saved, identity.as_dict()))
 
-    def fitted(self, device: Device, free: int) -> "Prepared":
+    def fitted(self, device: Device, free: int, processor: Processor, told_dtype: str) -> "Prepared":
         """The same run, with what it may decide for itself decided for `free` bytes on its device, and said.
 
-        The model's files must be at hand; where they are not, nothing is estimated.
+        told_dtype: of the weights, as config.json has it. The model's files must be at hand; where they are
+        not, nothing is estimated, and this is taken for their dtype.
         """
+        ranks, begun_in = world.world_size(), self.compute_dtype
         try:
-            setup = Setup.of(self.config, read_shape(self.model), device=device, ranks=world.world_size())
+            shape = read_shape(self.model)
+            setup = Setup.of(
+                self.config, shape, device=device, ranks=ranks, processor=processor, begun_in=begun_in
+            )
         except ModelError as error:
             log.info(f"the memory is not estimated: {error}")
-            return replace(
-                self, tokens=self.tokens or self.plan().tokens_per_micro_batch, recompute=self.recompute or 0
-            )
+            slowdown = processor.slowdown if device == "cpu" else {}
+            bound = bound_to_dtype(self.config, ranks)
+            asked = self.config.model.dtype
+            precision = precision_of(told_dtype, asked, slowdown, begun_in=begun_in, bound=bound)
+            tokens = self.tokens or self.plan().tokens_per_micro_batch
+            return replace(self._computed(precision), tokens=tokens, recompute=self.recompute or 0)
         if self.recompute is not None:
             setup = replace(setup, recompute=self.recompute)
         seed = self.config.training_args.batches.order_seed
-        ranks, sight = world.world_size(), self.template.sight
-        work = Work.of(self.examples, self.conversations_per_step, seed, ranks, sight)
-        choice = choose(
+        work = Work.of(self.examples, self.conversations_per_step, seed, ranks, self.template.sight)
+        setup, choice = choose_setup(
             setup,
             work.in_layout_of(self.config, setup),
             free,
@@ -136,7 +158,16 @@ class Prepared:
         )
         for line in told(setup, choice, free, chosen=self.tokens is None):
             log.info(line)
-        return replace(self, tokens=choice.tokens, recompute=choice.recompute, choice=choice)
+        decided = replace(self, tokens=choice.tokens, recompute=choice.recompute, choice=choice)
+        return decided._computed(setup.precision)
+
+    def _computed(self, precision: Precision) -> "Prepared":
+        """The same run, computed with this precision, which is said where it is worth a line."""
+        if line := precision.line():
+            log.warning(line) if precision.demanded else log.info(line)
+        return replace(
+            self, precision=precision, compute_dtype=NAMES.get(precision.computed, precision.computed)
+        )
 
 
 def _pictures(examples: Examples) -> dict[str, Any]:
@@ -152,14 +183,17 @@ def prepare(config: Config, data_dir: Path, model: str) -> Prepared:
     template = template_under(config, model)
     files, scored = config.data_config, config.training_args.evaluation
     evaluates = scored.eval_strategy != "no" or scored.eval_on_start
-    validation_file = files.val_file if evaluates else None
+    val_files = files.val_files if evaluates else {}
     return Prepared(
         model=model,
         config=config,
         template=template,
         examples=_encoded(config, files.train_file, data_dir, template, "train"),
-        validation=_encoded_if(config, validation_file, data_dir, template, "validation"),
-        validation_samples=_samples(config, validation_file, data_dir),
+        validation={
+            name: _encoded(config, file, data_dir, template, f"validation {name}".rstrip())
+            for name, file in val_files.items()
+        },
+        validation_samples=_samples_by_name(config, val_files, data_dir),
         test=_encoded_if(config, files.test_file, data_dir, template, "test"),
         test_samples=_samples(config, files.test_file, data_dir),
         conversations_per_step=conversations_per_step(config),
@@ -213,6 +247,8 @@ def _encoded(config: Config, files: Any, data_dir: Path, template: ChatTemplate,
         log.info(f"{split}: {account.file}: {account.format} ({account.why})")
         for line in account.ledger.lines():
             log.info(f"{split}: {line}")
+        for remark in account.remarks:
+            log.warning(f"{split}: {remark}")
     return examples
 
 
@@ -220,6 +256,14 @@ def _encoded_if(
     config: Config, file: str | None, data_dir: Path, template: ChatTemplate, split: str
 ) -> Examples | None:
     return None if file is None else _encoded(config, file, data_dir, template, split)
+
+
+def _samples_by_name(
+    config: Config, files: Mapping[str, str], data_dir: Path
+) -> Mapping[str, Sequence[Sample]]:
+    """The conversations of each file to answer; nothing where only the loss is asked for."""
+    found = {name: _samples(config, file, data_dir) for name, file in files.items()}
+    return {name: samples for name, samples in found.items() if samples}
 
 
 def _samples(config: Config, file: str | None, data_dir: Path) -> Sequence[Sample]:

@@ -6,14 +6,20 @@ from typing import Any
 
 import torch
 from torch import nn
+from transformers import PreTrainedConfig
 
 from finetune import log, world
 from finetune.config.arguments import count_steps
 from finetune.config.schema import Config
-from finetune.estimate.machine import in_words
+from finetune.data.dataset import Examples
+from finetune.estimate.machine import in_words, resident_bytes
+from finetune.estimate.processor import Processor
 from finetune.folder import PREDICTIONS_FILE
+from finetune.manifest import read_manifest
 from finetune.model.batch import require_known_ids
-from finetune.model.load import read_model_config
+from finetune.model.load import read_model_config, stored_dtype
+from finetune.model.precision import spelt
+from finetune.model.products import known_processor
 from finetune.train.checkpoint.holder import check_parameters
 from finetune.train.checkpoint.rng import restore_rng, seed_apart
 from finetune.train.checkpoint.save import restore
@@ -32,7 +38,7 @@ from finetune.train.record import RunRecord
 from finetune.train.saver import Saver
 from finetune.train.scoring import Scorer
 from finetune.train.signals import StopSignals
-from finetune.train.trainee import Trainee, make_trainee
+from finetune.train.trainee import Trainee, effective, make_trainee
 
 
 def train_model(
@@ -50,11 +56,13 @@ def train_model(
     `profiled`: watch a few steps, and tell where their time goes.
     """
     config = prepared.config
-    _require_known_ids(prepared, model)
+    shape = read_model_config(model, config.model)
+    _require_known_ids(prepared, shape)
     if config.training_args.saving.save_strategy == "no":
         log.warning("training_args.save_strategy: no: what is learnt is not kept when the run ends")
     device = group.join(config.training_args.placement)
-    prepared = prepared.fitted(kind_of(device), min(group.gather(free_memory(device))))
+    free, told_dtype = min(group.gather(free_memory(device))), spelt(stored_dtype(shape))
+    prepared = prepared.fitted(kind_of(device), free, _processor(device), told_dtype)
     with memory_errors(lambda: ("loading the model", _smaller(config))):
         trainee = make_trainee(
             config,
@@ -65,6 +73,7 @@ def train_model(
             recompute=prepared.recompute or 0,
             sight=prepared.template.sight,
             opening=Opening.of(prepared),
+            precision=prepared.precision,
         )
     frozen = fingerprint_frozen(trainee.tuned, trainee.back_end.held)
     saver = Saver(output, config.training_args.saving, trainee, prepared.template, prepared.identity)
@@ -77,6 +86,7 @@ def train_model(
             watched = Profile.of_run(output, trainee.objective, position.step, loop.total_steps)
             loop = replace(loop, profile=watched)
         record.note(base=_describe(trainee), plan=_plan(loop))
+        record.note(effective=effective(trainee, config, loop.total_steps))
         log.info(
             f"{loop.plan.conversations_per_step} conversations a step, {loop.plan.steps_per_epoch} steps an "
             f"epoch, {loop.total_steps} in all; {_processes(trainee)}"
@@ -91,6 +101,14 @@ def train_model(
     record.note(result=_result(loop))
     record.note(result={"evaluation": _test(prepared, loop.scorer, output / PREDICTIONS_FILE)})
     _compare_memory(prepared, device, record)
+
+
+def _processor(device: torch.device) -> Processor:
+    """The figures of the CPU, the same in all processes; what the libraries take is what they take now."""
+    if device.type != "cpu":
+        return Processor()
+    resident = max(group.gather(resident_bytes()))
+    return replace(group.decide(known_processor), library_bytes=resident)
 
 
 def _compare_memory(prepared: Prepared, device: torch.device, record: RunRecord) -> None:
@@ -114,16 +132,20 @@ def _smaller(config: Config) -> str:
     return f"set {less}, or training_args.deepspeed"
 
 
-def _require_known_ids(prepared: Prepared, model: str) -> None:
+def _require_known_ids(prepared: Prepared, shape: PreTrainedConfig) -> None:
     """Compare the data with the vocabulary before the weights are loaded."""
-    vocabulary = read_model_config(model, prepared.config.model).get_text_config().vocab_size
-    for examples in (prepared.examples, prepared.validation, prepared.test):
-        if examples is not None:
-            require_known_ids(int(examples.input_ids.max()), vocabulary)
+    vocabulary = shape.get_text_config().vocab_size
+    for examples in _all_examples(prepared):
+        require_known_ids(int(examples.input_ids.max()), vocabulary)
 
 
 def _longest(prepared: Prepared) -> int:
-    return max(int(e.lengths.max()) for e in (prepared.examples, prepared.validation, prepared.test) if e)
+    return max(int(examples.lengths.max()) for examples in _all_examples(prepared))
+
+
+def _all_examples(prepared: Prepared) -> list[Examples]:
+    rest = [] if prepared.test is None else [prepared.test]
+    return [prepared.examples, *prepared.validation.values(), *rest]
 
 
 def _go_on(checkpoint: Path | None, trainee: Trainee, saver: Saver, seed: int) -> Position:
@@ -134,11 +156,21 @@ def _go_on(checkpoint: Path | None, trainee: Trainee, saver: Saver, seed: int) -
     state = restore(checkpoint, trainee.back_end.holder, trainee.optimizer, trainee.schedule)
     if state.best is not None and (saver.output / state.best.checkpoint).is_dir():
         saver.best = state.best  # a checkpoint of another folder may tell of one that is not here
+    position = Position(**state.counters)
+    if _judged_by_other_data(checkpoint, saver):
+        log.warning("the validation files are others than before: which checkpoint is best is judged anew")
+        saver.best, position.best_metric, position.evaluations_without_improvement = None, None, 0
     saver.latest = checkpoint
     if not restore_rng(state.rng, world.rank()):
         seed_apart(seed, step=state.step)
     log.info(f"going on from {checkpoint}")
-    return Position(**state.counters)
+    return position
+
+
+def _judged_by_other_data(checkpoint: Path, saver: Saver) -> bool:
+    """Whether the evaluations before this checkpoint were made on other files: figures that do not compare."""
+    before = read_manifest(checkpoint).identity.get("validation")
+    return before is not None and before != saver.identity.as_dict()["validation"]
 
 
 def _loop(
@@ -194,6 +226,7 @@ def _describe(trainee: Trainee) -> dict[str, Any]:
         "class": type(tuned.base).__name__,
         "model_type": tuned.base.config.model_type,
         "dtype": str(tuned.base_dtype).removeprefix("torch."),
+        "compute_dtype": str(tuned.compute_dtype).removeprefix("torch."),
         "parameters": sum(_count(trainee, p) for p in tuned.base.parameters()),
         "trainable": sum(_count(trainee, p) for _, p in tuned.trainable()),
         "tuning": tuned.kind,
@@ -231,6 +264,7 @@ def _result(loop: Loop) -> dict[str, Any]:
         "tokens": loop.position.tokens,
         "supervised_tokens": loop.position.supervised_tokens,
         "skipped_steps": loop.position.skipped,
+        "stopped_early": loop.stopped_early,
         "best_checkpoint": None if best is None else best.checkpoint,
         "best_metric": None if best is None else best.value,
     }

@@ -86,8 +86,7 @@ def _named_files(files: DataConfig) -> Iterator[tuple[str, Split]]:
     """Names of files, and what each is for."""
     shares = [files.train_file] if isinstance(files.train_file, str) else [one.file for one in files.train_file]
     yield from ((name, "training") for name in shares)
-    if files.val_file is not None:
-        yield files.val_file, "validation"
+    yield from ((name, "validation") for name in files.val_files.values())
     if files.test_file is not None:
         yield files.test_file, "test"
 
@@ -122,6 +121,8 @@ class _Survey:
                 pass
         else:
             self._encode(looked_at, report, self.template)
+        for finding in intake.unread.findings():
+            self.findings.add(finding)
         report.rows = intake.rows
         report.format, report.why = intake.format()
         if report.ledger is not None:
@@ -145,9 +146,8 @@ class _Survey:
         self.fingerprints.add(text, record.line)
         self.writing.add(text)
         report.count(source)
-        if isinstance(source, Conversation):
-            for remark in review(source):
-                self.findings.add(record.malformed(remark.code, remark.message, remark.path))
+        for remark in review(source):
+            self.findings.add(record.malformed(remark.code, remark.message, remark.path))
 
     def _refuse(self, problem: Malformed, report: FileReport) -> None:
         self.findings.add(problem)

@@ -1,0 +1,1 @@
+"""On real models, tokenizers, templates and data, all of them fetched: `scripts/test --real`."""
