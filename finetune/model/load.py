@@ -25,6 +25,7 @@ from finetune.config.schema import ModelConfig
 from finetune.errors import MissingLibraryError, ModelError, UntrustedContentError, is_out_of_memory, some_of
 from finetune.folder import is_hub_id
 from finetune.model.attention import stock_attention
+from finetune.model.finite import refuse_nonfinite
 from finetune.model.vision import SEEING
 
 transformers_logging.disable_progress_bar()
@@ -66,6 +67,7 @@ def load_base(
     loaded, info = _from_pretrained(model, arguments)
     _refuse_invented_weights(model, info)
     _tell_unused_weights(model, info)
+    refuse_nonfinite(model, loaded)
     _stay_differentiable(loaded)
     loaded.set_attn_implementation(stock_attention(loaded))
     return loaded.eval()

@@ -88,7 +88,7 @@ def bfloat16(small: Path, tmp_path: Path) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("method", ["bias", "head", "prefix and head", "ia3"])
+@pytest.mark.parametrize("method", ["bias", "head", "tokens", "prefix and head", "ia3"])
 def test_a_method_trains_on_a_bfloat16_base(
     method: str, bfloat16: Path, data: Path, configure: Configure
 ) -> None:
