@@ -46,6 +46,20 @@ def set_level(level: str) -> None:
 logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
 
+def _of_deepspeed(record: logging.LogRecord) -> bool:
+    """Keep DeepSpeed's messages off stdout, and below errors only where a run uses it.
+
+    Wherever it is installed, accelerate and peft load it, and its own handler writes to stdout.
+    """
+    for handler in logging.getLogger("DeepSpeed").handlers:
+        if isinstance(handler, logging.StreamHandler) and handler.stream is sys.stdout:
+            handler.setStream(sys.stderr)
+    return record.levelno >= logging.ERROR or "finetune.train.parallel.zero" in sys.modules
+
+
+logging.getLogger("DeepSpeed").addFilter(_of_deepspeed)
+
+
 def info(message: str) -> None:
     _write("info", message)
 

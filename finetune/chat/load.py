@@ -7,6 +7,8 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerFast
 
+from finetune import log
+from finetune.chat.own_templates import CHOICE, lacking, suggest, what_lacking_means
 from finetune.chat.saving import CONFIG_FILE, TEMPLATE_FILE
 from finetune.chat.sight import PROCESSOR_FILES, Sight, read_sight, refuse_glm_4v_9b
 from finetune.chat.template import ChatTemplate
@@ -41,9 +43,13 @@ def load_template(
     sight = _sight_of(model or folder, local)
     if sight is not None and max_image_tokens is not None:
         sight = sight.at_most(max_image_tokens)
-    return ChatTemplate(
+    template = ChatTemplate(
         tokenizer, source, name=name, folder=local, options=options, thinking=thinking, sight=sight
     )
+    if chat_template is not None and (marks := lacking(tokenizer, source)):
+        stop = tokenizer.convert_ids_to_tokens(template.stop_ids[0])
+        log.warning(f"{name}: {what_lacking_means(tokenizer, marks, str(stop))}")
+    return template
 
 
 def _sight_of(model: str | Path, beside: Path | None) -> Sight | None:
@@ -160,7 +166,7 @@ def _template_source(
     if not own:
         raise TemplateError(
             f"{model}: the checkpoint has no chat template (a base model?); "
-            "set model_config.chat_template to a Jinja file that spells its conversations"
+            f"set model_config.chat_template: {suggest(tokenizer, tools=False)[0]} ({CHOICE})"
         )
     beside = local / TEMPLATE_FILE if local else None
     return str(own), str(beside if beside and beside.is_file() else f"{model}/{CONFIG_FILE}")

@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
-from finetune.config.files import find_shipped
 from finetune.config.keys import Key, in_yaml
+from finetune.shipped import find_shipped
 
 _SHIPPED = ("lora.yaml", "ptuning_v2.yaml", "qlora.yaml", "sft.yaml", "tiny/lora.yaml")
 

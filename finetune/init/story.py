@@ -8,7 +8,6 @@ from typing import Any
 
 from finetune.chat.load import load_template
 from finetune.chat.template import ChatTemplate
-from finetune.config.files import find_shipped
 from finetune.data.checking.check import CheckReport, all_of, check_data
 from finetune.data.reading.intake import raise_problems
 from finetune.data.reading.record import Malformed
@@ -16,6 +15,7 @@ from finetune.disk import refuse_existing_file, write_atomically
 from finetune.errors import DataError
 from finetune.init.files import DataFiles, find_files
 from finetune.init.guess import Guess, Method, Survey, guess
+from finetune.shipped import find_shipped
 
 _COLUMN = 34
 """Where the reasons begin, but for longer lines."""

@@ -47,9 +47,16 @@ class Tuned:
     model: PreTrainedModel | PeftModel
     kind: Kind
     base_dtype: torch.dtype
-    """Of the base as it was loaded: what a whole model is saved in, however wide it trains."""
+    """Of the base as it is stored: what a whole model is saved in, however wide it trains."""
     virtual_tokens: int = 0
     """How many a prefix or prompt puts before every conversation."""
+    computed_in: torch.dtype | None = None
+    """Of the products of frozen weights; None: `base_dtype`."""
+
+    @property
+    def compute_dtype(self) -> torch.dtype:
+        """Of the products of frozen weights."""
+        return self.computed_in or self.base_dtype
 
     @property
     def base(self) -> PreTrainedModel:
@@ -61,7 +68,7 @@ class Tuned:
     @property
     def mixed(self) -> bool:
         """Whether modules of a narrower base learn in float32 themselves: only autocast joins the two."""
-        if not isinstance(self.model, PeftModel) or self.base_dtype == torch.float32:
+        if not isinstance(self.model, PeftModel) or self.compute_dtype == torch.float32:
             return False
         settings = self.model.active_peft_config.to_dict()
         return bool(settings.get("modules_to_save")) or settings.get("bias", "none") != "none"

@@ -20,10 +20,11 @@ from finetune.chat.sight import Sight
 from finetune.config.arguments import count_steps
 from finetune.config.library_options import schedule_options
 from finetune.config.schema import Config
+from finetune.estimate.precision import NAMES, Precision
 from finetune.model.attention import Layout
 from finetune.model.head import SupervisedLoss, is_direct
 from finetune.model.layout import choose_layout, use_layout
-from finetune.model.load import load_base
+from finetune.model.load import DTYPES, load_base
 from finetune.model.mapped import map_base
 from finetune.model.tuning import Tuned, apply_tuning, load_adapter
 from finetune.model.vision import Vision, tower_learns, vision_of
@@ -60,16 +61,18 @@ def make_trainee(
     total_steps: int,
     recompute: int = 0,
     sight: Sight | None = None,
+    precision: Precision | None = None,
 ) -> Trainee:
     """Load the base, tune it as configured, and choose its layout for examples of up to `longest` tokens.
 
     recompute: the interval of the layers that are computed a second time in the backward pass; 0: none.
-    sight: how the checkpoint takes pictures, where examples may have some.
+    sight: how the checkpoint takes pictures, where examples may have some. precision: of the frozen weights and
+    their products; None: as they are stored.
     """
     arguments = config.training_args
     set_seed(arguments.batches.seed)
     sharing = Sharing.of(config, model)
-    tuned = load_tuned(config, model, device, sharing)
+    tuned = load_tuned(config, model, device, sharing, precision)
     _tell_of_router_loss(tuned, model)
     learns = sum(parameter.numel() for _, parameter in tuned.trainable())
     total = learns + sum(parameter.numel() for _, parameter in tuned.frozen())
@@ -135,12 +138,14 @@ def _plain(value: Any) -> Any:
     return str(value)
 
 
-def load_tuned(config: Config, model: str, device: torch.device, sharing: Sharing) -> Tuned:
+def load_tuned(
+    config: Config, model: str, device: torch.device, sharing: Sharing, precision: Precision | None = None
+) -> Tuned:
     """The base model with what is to be learnt on it: a new adapter, a given one, or all its weights."""
     if sharing.weights:
         base = map_base(model, config.model)
     else:
-        base = load_base(model, config.model, device=device, dtype=sharing.load_dtype())
+        base = load_base(model, config.model, device=device, dtype=sharing.load_dtype(), precision=precision)
     whole_model = config.peft_config is None and config.model.adapter is None
     # DeepSpeed widens what it keeps, and so do optimizers that keep what bfloat16 lacks.
     wide = not (sharing.weights or (sharing.kind == "zero" and whole_model) or sharing.narrow)
@@ -149,6 +154,8 @@ def load_tuned(config: Config, model: str, device: torch.device, sharing: Sharin
         sharing.refuse_adapter(tuned)
     else:
         tuned = apply_tuning(base, config.peft_config, freeze=config.model.freeze, wide=wide)
+    if precision is not None and precision.widened:
+        return replace(tuned, base_dtype=DTYPES[NAMES[precision.stored]], computed_in=torch.float32)
     return tuned if sharing.kind == "replicated" else replace(tuned, base_dtype=sharing.dtype)
 
 

@@ -68,6 +68,9 @@ STEP_KEYS = (
 )
 """Config keys that matter only through the size of a step."""
 
+AS_STORED = "as stored"
+"""The dtype of products in a checkpoint that tells none."""
+
 
 @dataclass(frozen=True, slots=True)
 class Identity:
@@ -142,6 +145,11 @@ def kept_tokens(saved: Mapping[str, Any]) -> int | None:
     """The tokens of a micro-batch in a checkpoint's identity; None where it does not tell."""
     tokens = saved["environment"].get("tokens_per_micro_batch")
     return tokens if isinstance(tokens, int) else None
+
+
+def kept_compute_dtype(saved: Mapping[str, Any]) -> str:
+    """The dtype of the products in a checkpoint's identity; one that does not tell computed as it is stored."""
+    return str(saved["environment"].get("compute_dtype") or AS_STORED)
 
 
 def _step_keys(identity: Mapping[str, Any]) -> list[Any]:
