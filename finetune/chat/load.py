@@ -13,7 +13,7 @@ from finetune.chat.saving import CONFIG_FILE, TEMPLATE_FILE
 from finetune.chat.sight import PROCESSOR_FILES, Sight, read_sight, refuse_glm_4v_9b
 from finetune.chat.template import ChatTemplate
 from finetune.chat.thoughts import Thinking
-from finetune.errors import ModelError, TemplateError, UntrustedContentError
+from finetune.errors import ModelError, NoTemplateError, TemplateError, UntrustedContentError
 from finetune.folder import is_hub_id
 
 _VOCABULARIES = ("tokenizer.model", "vocab.json", "spiece.model", "sentencepiece.bpe.model", "vocab.txt")
@@ -164,7 +164,7 @@ def _template_source(
     if isinstance(own, dict):
         own = own.get("default")
     if not own:
-        raise TemplateError(
+        raise NoTemplateError(
             f"{model}: the checkpoint has no chat template (a base model?); "
             f"set model_config.chat_template: {suggest(tokenizer, tools=False)[0]} ({CHOICE})"
         )
