@@ -9,10 +9,10 @@ A tool call comes in three spellings, and leaves as one `ToolCall`:
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from finetune.chat.messages import Conversation, Image, KeyPath, Message, Role, Tool, ToolCall
+from finetune.chat.messages import Accepted, Conversation, Image, KeyPath, Message, Role, Tool, ToolCall
 from finetune.data.reading.fields import WrongRecordError, decoded, json_kind, text_of
 from finetune.data.reading.image_parts import content_of_parts, own_images, with_images
-from finetune.data.reading.tools import call_arguments, call_in_text, tool_call, tool_list
+from finetune.data.reading.tools import accepted_calls, call_arguments, call_in_text, tool_call, tool_list
 
 _ROLES: Mapping[str, Role] = {
     "system": "system",
@@ -132,7 +132,9 @@ def _message(turn: Turn, *, calls_in_text: bool) -> Message | None:
         return None
     if role in ("user", "assistant") and not (calls or images or reasoning or content.strip()):
         raise turn.wrong("E205", f" ({role}) is empty; write its content or leave the record out", "content")
-    return Message(role, content, calls, reasoning, images, _train(turn, role), turn.at)
+    return Message(
+        role, content, calls, reasoning, images, _train(turn, role), turn.at, _accepted(turn, len(calls))
+    )
 
 
 def _content(turn: Turn) -> tuple[str, tuple[Image, ...]]:
@@ -203,6 +205,12 @@ def _listed_calls(turn: Turn, role: Role) -> tuple[ToolCall, ...]:
     if twice is not None:
         raise turn.wrong("E221", f": two tool calls have the id {twice!r}", "tool_calls")
     return calls
+
+
+def _accepted(turn: Turn, calls: int) -> tuple[Accepted, ...]:
+    path = (*turn.at, "accepted_calls")
+    given = turn.fields.get("accepted_calls")
+    return () if given is None else accepted_calls(given, calls, f"{turn}", path)
 
 
 def _declared_tools(turns: Sequence[Turn], tools: Any) -> tuple[Tool, ...]:
