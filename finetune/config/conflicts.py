@@ -36,7 +36,9 @@ def find_conflicts(
     return [
         *_evaluation_without_data(data, args),
         *_best_checkpoint(args),
+        *_metric_of_one_file(data, args),
         *_best_steps(args),
+        *_early_stopping(args, run),
         *_schedule(args),
         *_placement(args),
         *_sharding(model, tuning, args),
@@ -78,10 +80,22 @@ def _best_checkpoint(args: TrainingArgs) -> Iterator[Conflict]:
         yield Conflict(
             _args("save_strategy", "metric_for_best_model"), "best needs metric_for_best_model, such as loss"
         )
-    if saving.best_metric not in (None, "eval_loss") and not evaluation.predict_with_generate:
+    metric = (saving.best_metric or "eval_loss").partition("/")[0]
+    if metric != "eval_loss" and not evaluation.predict_with_generate:
         yield Conflict(
             _args("metric_for_best_model", "predict_with_generate"),
             "a score needs generated answers; set predict_with_generate: true, or use loss",
+        )
+
+
+def _metric_of_one_file(files: DataConfig, args: TrainingArgs) -> Iterator[Conflict]:
+    """`loss/NAME` names a file that is evaluated."""
+    name = (args.saving.best_metric or "").partition("/")[2]
+    if name and name not in files.val_files:
+        known = ", ".join(filter(None, files.val_files)) or "only one, without a name"
+        yield Conflict(
+            (*_args("metric_for_best_model"), "data_config.val_file"),
+            f"no validation file is called {name}; there is {known}",
         )
 
 
@@ -101,6 +115,14 @@ def _best_steps(args: TrainingArgs) -> Iterator[Conflict]:
             _args("save_steps", "eval_steps", "logging_steps"),
             f"load_best_model_at_end needs an evaluation at every checkpoint, so a multiple of eval_steps "
             f"({args.steps_between_evaluations:g}), found {saving.save_steps:g}",
+        )
+
+
+def _early_stopping(args: TrainingArgs, run: RunConfig) -> Iterator[Conflict]:
+    if run.early_stopping is not None and args.evaluation.eval_strategy == "no":
+        yield Conflict(
+            ("run.early_stopping", *_args("eval_strategy")),
+            "looks at evaluations, and there are none; set training_args.eval_strategy: steps or epoch",
         )
 
 

@@ -74,7 +74,12 @@ def _data_files(draft: Draft) -> Iterator[KeyPath]:
         yield from (("data_config", "train_file", i, "file") for i in range(len(train)))
     else:
         yield ("data_config", "train_file")
-    yield ("data_config", "val_file")
+    validation = draft.get(("data_config", "val_file"))
+    if isinstance(validation, list | dict):
+        places = range(len(validation)) if isinstance(validation, list) else validation
+        yield from (("data_config", "val_file", place) for place in places)
+    else:
+        yield ("data_config", "val_file")
     yield ("data_config", "test_file")
 
 

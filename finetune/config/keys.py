@@ -15,7 +15,15 @@ from finetune.config.arguments import SECTIONS
 from finetune.config.fsdp import FsdpConfig
 from finetune.config.generation import GenerationConfig
 from finetune.config.placement import GradientCheckpointing
-from finetune.config.schema import Config, DataConfig, EvaluationConfig, FileShare, ModelConfig, RunConfig
+from finetune.config.schema import (
+    Config,
+    DataConfig,
+    EarlyStopping,
+    EvaluationConfig,
+    FileShare,
+    ModelConfig,
+    RunConfig,
+)
 from finetune.config.section import Section
 from finetune.config.tuning import TUNINGS
 
@@ -30,6 +38,7 @@ PLACES: Mapping[str, tuple[type[Section], ...]] = {
     "training_args.generation_config": (GenerationConfig,),
     "training_args.gradient_checkpointing_kwargs": (GradientCheckpointing,),
     "run": (RunConfig,),
+    "run.early_stopping": (EarlyStopping,),
     "evaluation": (EvaluationConfig,),
 }
 """Dotted level -> the sections whose keys stand there, flat."""

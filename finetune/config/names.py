@@ -10,7 +10,15 @@ from finetune.config import fsdp_keys, other_names, other_tools, peft_keys, tran
 from finetune.config.arguments import OWNERS, GenerationConfig, GradientCheckpointing
 from finetune.config.draft import Draft, KeyPath, dotted
 from finetune.config.fsdp import FsdpConfig
-from finetune.config.schema import Config, DataConfig, EvaluationConfig, FileShare, ModelConfig, RunConfig
+from finetune.config.schema import (
+    Config,
+    DataConfig,
+    EarlyStopping,
+    EvaluationConfig,
+    FileShare,
+    ModelConfig,
+    RunConfig,
+)
 from finetune.config.tuning import TUNINGS
 
 
@@ -25,6 +33,7 @@ LEVELS: Mapping[str, frozenset[str]] = {
     "training_args": frozenset(OWNERS),
     "peft_config": frozenset().union(*map(_names, TUNINGS.values())),
     "run": _names(RunConfig),
+    "run.early_stopping": _names(EarlyStopping),
     "evaluation": _names(EvaluationConfig),
     "data_config.train_file": _names(FileShare),
     "training_args.fsdp_config": _names(FsdpConfig),

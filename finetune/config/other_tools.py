@@ -185,6 +185,10 @@ _THEIRS: Mapping[str, str] = {
         "batch_flattening eval_packing eval_sample_packing neat_packing packing packing_length "
         "packing_strategy pad_to_sequence_len padding_free sample_packing"
     ),
+    "run.early_stopping: {patience: …} (in evaluations)": (
+        "early_stop_interval early_stop_patience early_stopping_patience early_stopping_steps"
+    ),
+    "run.early_stopping: {threshold: …}": "early_stopping_min_delta early_stopping_threshold min_delta",
     # evaluation
     "evaluation.metrics": "compute_accuracy eval_metric eval_metrics",
     "evaluation.limit": "eval_limit max_eval_samples max_predict_samples",
@@ -208,10 +212,6 @@ _NOT_HERE: Mapping[str, str] = {
     "what the assistant writes is learnt, and nothing else; remove it": (
         "assistant_only_loss completion_only_loss ignore_pad_token_for_loss roles_to_train "
         "train_on_completions_only train_on_eos train_on_eot train_on_responses_only"
-    ),
-    "training does not stop early; training_args.load_best_model_at_end keeps the best": (
-        "early_stop_interval early_stopping early_stopping_patience early_stopping_steps "
-        "early_stopping_threshold"
     ),
     "all trained weights have one learning rate": (
         "aligner_lr embedding_learning_rate embedding_lr lorap_lr_ratio loraplus_lr_embedding "

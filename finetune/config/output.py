@@ -38,10 +38,10 @@ class Saving(Section):
     """Let the best checkpoint be the result, not the last."""
 
     metric_for_best_model: str | None = None
-    """`loss`, or a score such as `rouge-l`; null: loss, where a best checkpoint is asked for."""
+    """`loss`, a score such as `rouge-l`, of one validation file `loss/NAME`; null: loss, if one is needed."""
 
     greater_is_better: bool | None = None
-    """Null: true unless the metric's name ends in `loss`."""
+    """Null: true unless the metric is a loss."""
 
     @property
     def best_metric(self) -> str | None:
@@ -51,10 +51,15 @@ class Saving(Section):
         return None if name is None else f"eval_{name.removeprefix('eval_')}"
 
     @property
+    def watched_metric(self) -> str:
+        """The metric that early stopping looks at, best checkpoint or not."""
+        return self.best_metric or "eval_loss"
+
+    @property
     def higher_is_best(self) -> bool:
-        """Whether of two values of `best_metric` the higher one is better."""
+        """Whether of two values of `watched_metric` the higher one is better."""
         if self.greater_is_better is None:
-            return not (self.best_metric or "loss").endswith("loss")
+            return not self.watched_metric.partition("/")[0].endswith("loss")
         return self.greater_is_better
 
 

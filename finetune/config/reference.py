@@ -10,7 +10,15 @@ from finetune.config.fsdp import FsdpConfig
 from finetune.config.generation import GenerationConfig
 from finetune.config.keys import in_yaml, keys_of
 from finetune.config.placement import GradientCheckpointing
-from finetune.config.schema import Config, DataConfig, EvaluationConfig, FileShare, ModelConfig, RunConfig
+from finetune.config.schema import (
+    Config,
+    DataConfig,
+    EarlyStopping,
+    EvaluationConfig,
+    FileShare,
+    ModelConfig,
+    RunConfig,
+)
 from finetune.config.section import Section
 from finetune.config.tuning import TUNINGS
 
@@ -46,6 +54,7 @@ def _lines() -> Iterator[str]:
     yield from _section("data_config.train_file, as a list", FileShare)
     yield from _section("model_config", ModelConfig)
     yield from _section("run", RunConfig)
+    yield from _section("run.early_stopping", EarlyStopping)
     yield from _section("evaluation", EvaluationConfig)
     yield from _training_args()
     for kind, section in TUNINGS.items():

@@ -13,12 +13,20 @@ from pydantic import Field, PrivateAttr, model_validator
 from finetune.config.arguments import TrainingArgs
 from finetune.config.conflicts import ConflictsError, find_conflicts
 from finetune.config.section import Count, Section
-from finetune.config.sections import DataConfig, EvaluationConfig, FileShare, ModelConfig, RunConfig
+from finetune.config.sections import (
+    DataConfig,
+    EarlyStopping,
+    EvaluationConfig,
+    FileShare,
+    ModelConfig,
+    RunConfig,
+)
 from finetune.config.tuning import Tuning
 
 __all__ = [
     "Config",
     "DataConfig",
+    "EarlyStopping",
     "EvaluationConfig",
     "FileShare",
     "ModelConfig",

@@ -1,10 +1,12 @@
 """The sections of a configuration that are ours alone, each named for the room that reads it."""
 
+from collections.abc import Mapping
+from pathlib import PurePath
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Discriminator, Field, Tag
 
-from finetune.config.section import Count, Section, Texts
+from finetune.config.section import Count, NotNegative, Section, Texts
 
 
 class FileShare(Section):
@@ -24,9 +26,37 @@ def _file_or_files(value: Any) -> str:
     return "<several>" if isinstance(value, list) else "<one>"
 
 
+def _file_or_named_files(value: Any) -> str:
+    return "<none>" if value is None else "<named>" if isinstance(value, dict) else _file_or_files(value)
+
+
 _TrainFiles = Annotated[
     Annotated[str, Tag("<one>")] | Annotated[list[FileShare], Field(min_length=1), Tag("<several>")],
     Discriminator(_file_or_files),
+]
+
+
+def name_of_file(file: str) -> str:
+    """What a file is called where several are told apart: its name up to the first dot."""
+    return PurePath(file).name.partition(".")[0] or file
+
+
+def _told_apart(files: str | list[str] | dict[str, str] | None) -> str | list[str] | dict[str, str] | None:
+    names = [name_of_file(file) for file in files] if isinstance(files, list) else []
+    if (twice := next((name for name in names if names.count(name) > 1), None)) is not None:
+        raise ValueError(f"two of these files are called {twice}; name them: {{{twice}: …, other: …}}")
+    if wrong := [name for name in (files if isinstance(files, dict) else ()) if "/" in name or not name]:
+        raise ValueError(f"{wrong[0]!r} cannot be a name in a metric; expected a text without /")
+    return files
+
+
+_ValidationFiles = Annotated[
+    Annotated[str, Tag("<one>")]
+    | Annotated[list[str], Field(min_length=1), Tag("<several>")]
+    | Annotated[dict[str, str], Field(min_length=1), Tag("<named>")]
+    | Annotated[None, Tag("<none>")],
+    Discriminator(_file_or_named_files),
+    AfterValidator(_told_apart),
 ]
 
 
@@ -36,8 +66,8 @@ class DataConfig(Section):
     train_file: _TrainFiles
     """A .jsonl, .json or .parquet in DATA_DIR, a path, a folder, a Hub id; or a list of these as below."""
 
-    val_file: str | None = None
-    """What `eval_strategy` evaluates on while training."""
+    val_file: _ValidationFiles = None
+    """What `eval_strategy` evaluates on: a file, a list of files, or a map of names to files."""
 
     test_file: str | None = None
     """What is evaluated when training has ended."""
@@ -68,6 +98,19 @@ class DataConfig(Section):
 
     allow_remote_images: bool = False
     """Fetch images that are named by a http(s) address (`--allow-remote-images`)."""
+
+    @property
+    def val_files(self) -> Mapping[str, str]:
+        """Name -> validation file, in order; of one file that is not in a list or map the name is empty."""
+        match self.val_file:
+            case None:
+                return {}
+            case str(file):
+                return {"": file}
+            case list(files):
+                return {name_of_file(file): file for file in files}
+            case named:
+                return named
 
 
 def _no_word_for_a_flag(value: Any) -> Any:
@@ -112,6 +155,16 @@ class ModelConfig(Section):
 MasterWeights = Literal["float32", "split", "stochastic"]
 
 
+class EarlyStopping(Section):
+    """When a run ends before its last step: transformers' EarlyStoppingCallback."""
+
+    patience: Count = 1
+    """End after so many evaluations in a row that do not improve metric_for_best_model (null: loss)."""
+
+    threshold: NotNegative = 0.0
+    """An evaluation improves it that is better than the best before by more than this."""
+
+
 class RunConfig(Section):
     """What a step is and what happens when one goes wrong. Read by `train/`."""
 
@@ -129,6 +182,9 @@ class RunConfig(Section):
 
     auto_fit: bool = False
     """Where memory runs out, halve the tokens of a micro-batch and repeat the step. One process only."""
+
+    early_stopping: EarlyStopping | None = None
+    """End the run when evaluations no longer improve; null: train to the last step."""
 
 
 class EvaluationConfig(Section):

@@ -1,7 +1,8 @@
 """What an evaluation found: scores with their signatures, and counts that add up."""
 
 import math
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -132,3 +133,39 @@ class Report:
         ):
             parts += [f"{count} {what}"] if count else []
         return ["; ".join(parts)]
+
+
+def losses_together(losses: Sequence[Loss]) -> Loss:
+    """Over the tokens of several files as if they were one."""
+    if len(losses) == 1:
+        return losses[0]
+    tokens = sum(loss.tokens for loss in losses)
+    return Loss(sum(loss.value * loss.tokens for loss in losses) / tokens, tokens)
+
+
+def reports_together(reports: Sequence[Report]) -> Report:
+    """Of several files as if they were one: means over all their turns. Without a loss."""
+    if len(reports) == 1:
+        return reports[0]
+    text_turns = sum(report.text_turns for report in reports)
+    names = dict.fromkeys(name for report in reports for name in report.scores)
+    skipped = Counter[str]()
+    for report in reports:
+        skipped.update(report.skipped)
+    return Report(
+        scores={
+            name: sum(report.scores.get(name, 0.0) * report.text_turns for report in reports) / text_turns
+            for name in names
+        },
+        signatures={name: text for report in reports for name, text in report.signatures.items()},
+        conversations=sum(report.conversations for report in reports),
+        text_turns=text_turns,
+        tool_calls=sum(report.tool_calls for report in reports),
+        calls_parsed=sum(report.calls_parsed for report in reports),
+        calls_named=sum(report.calls_named for report in reports),
+        calls_right=sum(report.calls_right for report in reports),
+        skipped=dict(skipped),
+        empty=sum(report.empty for report in reports),
+        unasked_calls=sum(report.unasked_calls for report in reports),
+        cut_off=sum(report.cut_off for report in reports),
+    )

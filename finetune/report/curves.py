@@ -36,11 +36,13 @@ def curves(metrics: Sequence[Json]) -> Html | None:
 
 
 def _score_families(metrics: Sequence[Json]) -> list[Panel]:
-    """One panel per family of evaluation scores: rouge-1, -2 and -l share an axis."""
+    """One panel per family of scores: rouge-1, -2 and -l share an axis, and so do the files of one score."""
     names = sorted({name for line in metrics for name in line if name.startswith("eval_")} - {"eval_loss"})
     families: dict[str, list[str]] = {}
     for name in names:
-        families.setdefault(re.split("[-_]", name.removeprefix("eval_"))[0], []).append(name)
+        metric, _, file = name.removeprefix("eval_").partition("/")
+        family = f"{metric} by file" if file else re.split("[-_]", metric)[0]
+        families.setdefault(family, []).append(name)
     return [
         (f"Evaluation: {family}", _family(metrics, members[i : i + len(COLOURS)]))
         for family, members in families.items()

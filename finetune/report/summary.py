@@ -58,6 +58,7 @@ def header(files: RunFiles) -> Html:
         element("h1", title(files)),
         element("p", pill, element("span", _dates(files.run), class_="dim"), class_="under"),
         _progress(files),
+        _stopped_early(files.run),
         _failure(files.run),
         _problems(files.problems),
     )
@@ -108,6 +109,12 @@ def _progress(files: RunFiles) -> Html | None:
     label = f"{done:,.0f} of {planned:,.0f} steps logged"
     bar = element("progress", max=planned, value=min(done, planned), aria_label=label)
     return element("p", bar, element("span", label, class_="dim"), class_="progress")
+
+
+def _stopped_early(run: Json) -> Html | None:
+    """Why a run with early stopping ended before its last step."""
+    why = words(section(run, "result").get("stopped_early"))
+    return element("p", why[:1].upper() + why[1:] + ".", class_="dim") if why else None
 
 
 def _failure(run: Json) -> Html | None:

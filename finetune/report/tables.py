@@ -106,7 +106,7 @@ def _file_cell(entry: Json, fates: Sequence[float | None], total: float | None) 
     how = ": ".join(word for word in (words(entry.get("format")), words(entry.get("why"))) if word)
     return join(
         [
-            element("span", words(entry.get("split")), class_="badge"),
+            element("span", f"{words(entry.get('split'))} {words(entry.get('name'))}".strip(), class_="badge"),
             " ",
             element("span", file_name(entry), title=words(entry.get("file"))),
             _fate_bar(fates, total),

@@ -24,6 +24,7 @@ from finetune.data.plan import MicroBatch, Plan, Step
 from finetune.errors import MemoryExhaustedError, Preempted, TrainingError, some_of
 from finetune.model.batch import collate
 from finetune.train.checkpoint.rng import capture_rng, restore_rng
+from finetune.train.early_stopping import note_evaluation, why_stop
 from finetune.train.fit import Fit
 from finetune.train.memory import memory_errors, peak_memory
 from finetune.train.monitor.monitor import Monitor
@@ -31,7 +32,7 @@ from finetune.train.parallel import group
 from finetune.train.parallel.back_end import Update
 from finetune.train.position import Position
 from finetune.train.proofs import check_first_gradients
-from finetune.train.saver import Saver
+from finetune.train.saver import Saver, value_of
 from finetune.train.scoring import Scorer
 from finetune.train.signals import StopSignals
 from finetune.train.trainee import Trainee
@@ -70,12 +71,27 @@ class Loop:
             scores = self._evaluate_if_due()
             self._save_if_due(scores)
             self._leave_if_asked()
+        if self.stopped_early is not None:
+            log.info(self.stopped_early)
+
+    @property
+    def stopped_early(self) -> str | None:
+        """Why the run ends before its last step; None where it goes on, or is done."""
+        if self.position.step == self.total_steps:
+            return None
+        return why_stop(self.config.run.early_stopping, self.position, self.saver.section.watched_metric)
+
+    @property
+    def _ended(self) -> bool:
+        return self.position.step == self.total_steps or self.stopped_early is not None
 
     def _steps(self) -> Iterator[Step]:
-        """The steps to come; while one is computed, the pictures of the next are made ready."""
+        """The steps to come, until the run ends; while one is computed, the next one's pictures are made."""
         ahead, behind = tee(self.plan.steps(self.position.step, self.total_steps))
         next(ahead, None)
         for step, following in zip_longest(behind, ahead):
+            if self._ended:
+                return
             if self.trainee.vision is not None:
                 soon = [step] if following is None else [step, following]
                 self.trainee.vision.expect(picture for one in soon for picture in self._pictures(one))
@@ -178,7 +194,15 @@ class Loop:
         with self.monitor.pause():
             scores = self.scorer.score()
             self.monitor.event(self.position.step, scores)
+            self._note_for_early_stopping(scores)
         return scores
+
+    def _note_for_early_stopping(self, scores: dict[str, float]) -> None:
+        """All processes go by the main one's figure: none may train on where another stops."""
+        section, saving = self.config.run.early_stopping, self.saver.section
+        if section is not None:
+            value = group.decide(lambda: value_of(scores, saving.watched_metric))
+            note_evaluation(self.position, value, section.threshold, higher_is_best=saving.higher_is_best)
 
     def _too_early_to_evaluate(self) -> bool:
         section = self.config.training_args.evaluation
@@ -192,8 +216,7 @@ class Loop:
             due = self.saver.improves(scores)
         else:
             due = self._due(section.save_strategy, every)
-        last = self.position.step == self.total_steps and section.save_strategy != "no"
-        if due or last:
+        if due or (self._ended and section.save_strategy != "no"):
             self._save(scores)
 
     def _save(self, scores: dict[str, float]) -> None:
@@ -203,7 +226,7 @@ class Loop:
     def _leave_if_asked(self) -> None:
         step = self.position.step
         asked = group.anywhere(self.stop.requested)
-        if asked is None or step == self.total_steps:
+        if asked is None or self._ended:
             return
         if not self.saver.saved(step):
             self._save({})

@@ -13,3 +13,8 @@ class Position:
     supervised_tokens: int = 0
     skipped: int = 0
     """Steps whose update was left out because loss or gradient was not finite."""
+    best_metric: float | None = None
+    """Of all evaluations so far, what early stopping compares the next one with."""
+    best_metric_step: int = 0
+    evaluations_without_improvement: int = 0
+    """In a row, up to the last one."""

@@ -37,8 +37,9 @@ class Prepared:
     config: Config
     template: ChatTemplate
     examples: Examples
-    validation: Examples | None
-    validation_samples: Sequence[Sample]
+    validation: Mapping[str, Examples]
+    """By the names of `DataConfig.val_files`."""
+    validation_samples: Mapping[str, Sequence[Sample]]
     test: Examples | None
     test_samples: Sequence[Sample]
     conversations_per_step: int
@@ -83,15 +84,19 @@ class Prepared:
                 "versions": library_versions(),
             },
             recompute=self.recompute,
+            validation={name: examples.sha256 for name, examples in self.validation.items()},
         )
 
     def accounts(self) -> list[dict[str, Any]]:
         """What run.json says of the data."""
-        splits = (("train", self.examples), ("validation", self.validation), ("test", self.test))
+        splits: list[tuple[dict[str, str], Examples]] = [({"split": "train"}, self.examples)]
+        for name, examples in self.validation.items():
+            splits.append(({"split": "validation"} | ({"name": name} if name else {}), examples))
+        if self.test is not None:
+            splits.append(({"split": "test"}, self.test))
         return [
-            {"split": split, **account.as_dict(), **_pictures(examples)}
+            {**split, **account.as_dict(), **_pictures(examples)}
             for split, examples in splits
-            if examples is not None
             for account in examples.files
         ]
 
@@ -152,14 +157,17 @@ def prepare(config: Config, data_dir: Path, model: str) -> Prepared:
     template = template_under(config, model)
     files, scored = config.data_config, config.training_args.evaluation
     evaluates = scored.eval_strategy != "no" or scored.eval_on_start
-    validation_file = files.val_file if evaluates else None
+    val_files = files.val_files if evaluates else {}
     return Prepared(
         model=model,
         config=config,
         template=template,
         examples=_encoded(config, files.train_file, data_dir, template, "train"),
-        validation=_encoded_if(config, validation_file, data_dir, template, "validation"),
-        validation_samples=_samples(config, validation_file, data_dir),
+        validation={
+            name: _encoded(config, file, data_dir, template, f"validation {name}".rstrip())
+            for name, file in val_files.items()
+        },
+        validation_samples=_samples_by_name(config, val_files, data_dir),
         test=_encoded_if(config, files.test_file, data_dir, template, "test"),
         test_samples=_samples(config, files.test_file, data_dir),
         conversations_per_step=conversations_per_step(config),
@@ -220,6 +228,14 @@ def _encoded_if(
     config: Config, file: str | None, data_dir: Path, template: ChatTemplate, split: str
 ) -> Examples | None:
     return None if file is None else _encoded(config, file, data_dir, template, split)
+
+
+def _samples_by_name(
+    config: Config, files: Mapping[str, str], data_dir: Path
+) -> Mapping[str, Sequence[Sample]]:
+    """The conversations of each file to answer; nothing where only the loss is asked for."""
+    found = {name: _samples(config, file, data_dir) for name, file in files.items()}
+    return {name: samples for name, samples in found.items() if samples}
 
 
 def _samples(config: Config, file: str | None, data_dir: Path) -> Sequence[Sample]:

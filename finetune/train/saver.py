@@ -37,7 +37,7 @@ class Saver:
         """Whether this evaluation beats every saved one; False where no best is kept or there is none."""
         if not scores or self.section.best_metric is None:
             return False
-        value = self._value(scores, self.section.best_metric)
+        value = value_of(scores, self.section.best_metric)
         if self.best is None or not math.isfinite(value):
             return math.isfinite(value)
         return value > self.best.value if self.section.higher_is_best else value < self.best.value
@@ -46,7 +46,7 @@ class Saver:
         """Publish the training as it stands after `position.step`, evaluated to `scores` or ({}) not at all."""
         metric = self.section.best_metric
         if metric is not None and self.improves(scores):
-            self.best = Best(f"checkpoint-{position.step}", metric, self._value(scores, metric))
+            self.best = Best(f"checkpoint-{position.step}", metric, value_of(scores, metric))
         state = snapshot(
             position.step,
             self.trainee.back_end.holder,
@@ -95,11 +95,11 @@ class Saver:
         """Whether the latest checkpoint is of this step."""
         return self.latest is not None and self.latest.name == f"checkpoint-{step}"
 
-    def _value(self, scores: Mapping[str, float], metric: str) -> float:
-        name = metric.removeprefix("eval_")
-        if name not in scores:
-            known = ", ".join(sorted(scores))
-            raise ConfigError(
-                f"training_args.metric_for_best_model: {name} is not evaluated; there are {known}"
-            )
-        return scores[name]
+
+def value_of(scores: Mapping[str, float], metric: str) -> float:
+    """A metric such as `eval_loss` in an evaluation's scores. Raises ConfigError where it is not evaluated."""
+    name = metric.removeprefix("eval_")
+    if name not in scores:
+        known = ", ".join(sorted(scores))
+        raise ConfigError(f"training_args.metric_for_best_model: {name} is not evaluated; there are {known}")
+    return scores[name]

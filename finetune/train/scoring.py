@@ -3,7 +3,7 @@
 Several processes share the work; each then knows all of it, so that all come to the same scores.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from finetune.config.schema import Config
 from finetune.data.dataset import Examples, Sample
 from finetune.data.plan import MicroBatch, balance, pack
 from finetune.eval.evaluate import evaluate_under
-from finetune.eval.report import Loss, Report
+from finetune.eval.report import Loss, Report, losses_together, reports_together
 from finetune.infer.hf import HFEngine
 from finetune.model.batch import collate
 from finetune.train.memory import memory_errors
@@ -34,16 +34,26 @@ class Scorer:
     trainee: Trainee
     template: ChatTemplate
     tokens_per_micro_batch: int
-    examples: Examples | None
-    """Of `val_file`, for the loss."""
-    samples: Sequence[Sample]
+    examples: Mapping[str, Examples]
+    """Of `val_file`, for the loss, by the files' names (`DataConfig.val_files`)."""
+    samples: Mapping[str, Sequence[Sample]]
     """Of `val_file`, for generation; empty without `predict_with_generate`."""
 
     def score(self) -> dict[str, float]:
-        """The numbers of one evaluation on `val_file`, by name."""
-        scores = {} if self.examples is None else {"loss": self.loss(self.examples).value}
-        if self.samples:
-            scores |= self.predict(self.samples, None).metrics()
+        """The numbers of one evaluation on `val_file`: of all files together, then of each that has a name.
+
+        `loss` is the mean over the supervised tokens of all files, `loss/NAME` that of one.
+        """
+        losses = {name: self.loss(examples) for name, examples in self.examples.items()}
+        reports = {name: self.predict(samples, None) for name, samples in self.samples.items()}
+        scores: dict[str, float] = {}
+        if losses:
+            scores |= {"loss": losses_together(list(losses.values())).value}
+            scores |= {f"loss/{name}": loss.value for name, loss in losses.items() if name}
+        if reports:
+            scores |= reports_together(list(reports.values())).metrics()
+        for name, report in reports.items():
+            scores |= {f"{metric}/{name}": value for metric, value in report.metrics().items() if name}
         return scores
 
     @torch.no_grad()

@@ -10,8 +10,10 @@ from torch import nn
 from finetune import log, world
 from finetune.config.arguments import count_steps
 from finetune.config.schema import Config
+from finetune.data.dataset import Examples
 from finetune.estimate.machine import in_words
 from finetune.folder import PREDICTIONS_FILE
+from finetune.manifest import read_manifest
 from finetune.model.batch import require_known_ids
 from finetune.model.load import read_model_config
 from finetune.train.checkpoint.holder import check_parameters
@@ -115,13 +117,17 @@ def _smaller(config: Config) -> str:
 def _require_known_ids(prepared: Prepared, model: str) -> None:
     """Compare the data with the vocabulary before the weights are loaded."""
     vocabulary = read_model_config(model, prepared.config.model).get_text_config().vocab_size
-    for examples in (prepared.examples, prepared.validation, prepared.test):
-        if examples is not None:
-            require_known_ids(int(examples.input_ids.max()), vocabulary)
+    for examples in _all_examples(prepared):
+        require_known_ids(int(examples.input_ids.max()), vocabulary)
 
 
 def _longest(prepared: Prepared) -> int:
-    return max(int(e.lengths.max()) for e in (prepared.examples, prepared.validation, prepared.test) if e)
+    return max(int(examples.lengths.max()) for examples in _all_examples(prepared))
+
+
+def _all_examples(prepared: Prepared) -> list[Examples]:
+    rest = [] if prepared.test is None else [prepared.test]
+    return [prepared.examples, *prepared.validation.values(), *rest]
 
 
 def _go_on(checkpoint: Path | None, trainee: Trainee, saver: Saver, seed: int) -> Position:
@@ -132,11 +138,21 @@ def _go_on(checkpoint: Path | None, trainee: Trainee, saver: Saver, seed: int) -
     state = restore(checkpoint, trainee.back_end.holder, trainee.optimizer, trainee.schedule)
     if state.best is not None and (saver.output / state.best.checkpoint).is_dir():
         saver.best = state.best  # a checkpoint of another folder may tell of one that is not here
+    position = Position(**state.counters)
+    if _judged_by_other_data(checkpoint, saver):
+        log.warning("the validation files are others than before: which checkpoint is best is judged anew")
+        saver.best, position.best_metric, position.evaluations_without_improvement = None, None, 0
     saver.latest = checkpoint
     if not restore_rng(state.rng, world.rank()):
         seed_apart(seed, step=state.step)
     log.info(f"going on from {checkpoint}")
-    return Position(**state.counters)
+    return position
+
+
+def _judged_by_other_data(checkpoint: Path, saver: Saver) -> bool:
+    """Whether the evaluations before this checkpoint were made on other files: figures that do not compare."""
+    before = read_manifest(checkpoint).identity.get("validation")
+    return before is not None and before != saver.identity.as_dict()["validation"]
 
 
 def _loop(
@@ -229,6 +245,7 @@ def _result(loop: Loop) -> dict[str, Any]:
         "tokens": loop.position.tokens,
         "supervised_tokens": loop.position.supervised_tokens,
         "skipped_steps": loop.position.skipped,
+        "stopped_early": loop.stopped_early,
         "best_checkpoint": None if best is None else best.checkpoint,
         "best_metric": None if best is None else best.value,
     }

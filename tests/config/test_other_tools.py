@@ -119,7 +119,7 @@ embedding_lr              all trained weights have one learning rate
 evals_per_epoch           here it is training_args.eval_steps
 saves_per_epoch           here it is training_args.save_steps
 eval_max_new_tokens       here it is training_args.generation_config.max_new_tokens
-early_stopping_patience   training does not stop early
+early_stopping_patience   run.early_stopping: {patience: …}
 flash_attention           here it is model_config.attention
 sdp_attention             here it is model_config.attention
 lora_mlp_kernel           remove it

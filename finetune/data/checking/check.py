@@ -86,8 +86,7 @@ def _named_files(files: DataConfig) -> Iterator[tuple[str, Split]]:
     """Names of files, and what each is for."""
     shares = [files.train_file] if isinstance(files.train_file, str) else [one.file for one in files.train_file]
     yield from ((name, "training") for name in shares)
-    if files.val_file is not None:
-        yield files.val_file, "validation"
+    yield from ((name, "validation") for name in files.val_files.values())
     if files.test_file is not None:
         yield files.test_file, "test"
 

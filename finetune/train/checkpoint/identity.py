@@ -29,7 +29,7 @@ MAY_CHANGE = (
     "model_config.trust_remote_code",
     "training_args.output_dir",
     # evaluation and what it is made with
-    "data_config.val_file",
+    "data_config.val_file*",
     "data_config.test_file",
     "evaluation.*",
     "training_args.*eval*",
@@ -38,6 +38,7 @@ MAY_CHANGE = (
     "training_args.load_best_model_at_end",
     "training_args.metric_for_best_model",
     "training_args.greater_is_better",
+    "run.early_stopping*",
     # saving and logging
     "training_args.save_*",
     "training_args.log*",
@@ -91,6 +92,8 @@ class Identity:
     """What decides the last bits only: `world_size`, `tokens_per_micro_batch`, `versions`, `threads` …"""
     recompute: int | None = None
     """Interval of the layers that are computed a second time in the backward pass; 0: none; None: not told."""
+    validation: Mapping[str, str] | None = None
+    """Name -> sha256 of each validation file: what the best checkpoint is judged by. It may change."""
 
     @classmethod
     def of(cls, config: Mapping[str, Any], **rest: Any) -> Self:
