@@ -77,9 +77,9 @@ def _fits(value: Any, options: Sequence[Any], schema: Mapping[str, Any]) -> bool
     wanted, inner = _types(schema)
     if wanted is float and type(value) is int:
         value = float(value)
-    theirs = _type_of(options)
-    if type(value) is not wanted:
-        return theirs is not None and type(value) is theirs and value in options
+    theirs, own = _type_of(options), type(value)
+    if own is not wanted:
+        return own is theirs and value in options
     if inner is not None and not any(_has_elements(value, option, inner) for option in options):
         return False
     if theirs is not None and theirs is not wanted:
