@@ -34,7 +34,7 @@ def summed_cross_entropy(logits: Tensor, targets: Tensor, smoothing: float = 0.0
 def projected_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor, smoothing: float = 0.0) -> Tensor:
     """The same for the logits `hidden @ weight.T`, hidden (K, H) and weight (V, H), which are never all there.
 
-    Under autocast the products are in its dtype.
+    The products are in the dtype of `hidden`, or under autocast in its dtype.
     """
     total: Tensor = _OfHidden.apply(hidden, weight, targets, smoothing)
     return total
@@ -60,7 +60,7 @@ class _OfHidden(torch.autograd.Function):
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, smoothing: float) -> Tensor:
         learns_hidden, learns_weight = ctx.needs_input_grad[:2]
         device = hidden.device.type
-        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight.dtype
+        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
         narrow = weight.to(dtype)
         ctx.hidden = torch.empty_like(hidden) if learns_hidden else None
         ctx.weight = torch.zeros_like(weight, dtype=torch.float32) if learns_weight else None

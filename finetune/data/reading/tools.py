@@ -91,20 +91,3 @@ def _is_accepted(value: Any) -> bool:
         return False
     (arguments,) = value.values()
     return isinstance(arguments, dict) and all(isinstance(options, list) for options in arguments.values())
-
-
-def call_in_text(content: str) -> tuple[ToolCall, ...]:
-    """The call that `content` is, if it is a JSON object of exactly a name and arguments."""
-    if not content.lstrip().startswith("{"):
-        return ()
-    try:
-        value = loads(content)
-        if (
-            set(value) != {"name", "arguments"}
-            or not isinstance(value["name"], str)
-            or not value["name"].strip()
-        ):
-            return ()
-        return (ToolCall(value["name"], call_arguments(value["arguments"], "", ())),)
-    except (NotJSONError, WrongRecordError):
-        return ()
