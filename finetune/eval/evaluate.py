@@ -9,7 +9,7 @@ Turns of text are scored by `metrics.score`; turns that are tool calls are marke
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
