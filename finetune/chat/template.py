@@ -69,7 +69,7 @@ class ChatTemplate:
         self.source = source = with_defaults(source, options or {}, name=name)
         self.thinking: Thinking = thinking
         self.sight = sight
-        self._has_told_of_systems = False
+        self._told: set[str] = set()
         self._folder = folder
         image_token = None if sight is None else str(tokenizer.convert_ids_to_tokens(sight.token))
         self._controls = Controls([*_control_tokens(tokenizer, source), image_token or ""])
@@ -105,7 +105,8 @@ class ChatTemplate:
 
     def write(self, conversation: Conversation, *, train_on: TrainOn = "all") -> tuple[Transcript, ...]:
         """The texts of a conversation: one as a rule; one per trained turn where a single text cannot hold all
-        of them as they are written (the template drops old thoughts; a turn is not followed by its own stop).
+        of them as they are written (the template drops old thoughts; a turn is not followed by its own stop; an
+        engine would encode the history otherwise).
         """
         turns = conversation.assistant_turns()
         trained = [i for i in (turns if train_on == "all" else turns[-1:]) if conversation.messages[i].train]
@@ -113,7 +114,26 @@ class ChatTemplate:
             return ()
         script = self._script(conversation)
         followed = script.follow([i for i in turns if i <= trained[-1]], frozenset(trained))
-        return tuple(script.alone(i) for i in trained) if followed is None else (followed,)
+        if followed is None or not self._is_fed_alike(followed):
+            return tuple(script.alone(i) for i in trained)
+        return (followed,)
+
+    def _is_fed_alike(self, transcript: Transcript) -> bool:
+        """Has an engine, which encodes a prompt in one piece, the same ids for the turns before the last?
+
+        A generation prompt's last line break and an answer's first may be one token.
+        """
+        pieces: list[Piece] = []
+        after = None
+        position = 0
+        for turn in transcript.turns[:-1]:
+            opening = self._controls.behind_last(transcript.text[position : turn.start])
+            written = transcript.text[turn.start : turn.end]
+            pieces += [Piece(opening[1], False, opening[0] or after), Piece(written)]
+            pieces += [Piece(opening[1] + written, False, opening[0] or after)]
+            position, after = turn.end, turn.stop
+        ids = self._vocabulary.encode_pieces(pieces)
+        return all(ids[n] + ids[n + 1] == ids[n + 2] for n in range(0, len(ids), 3))
 
     def encode(self, transcripts: Sequence[Transcript]) -> list[Rendered]:
         """Token ids and loss mask of each text, all of them by one call of the tokenizer."""
@@ -187,12 +207,20 @@ class ChatTemplate:
         return Script(self.settled(conversation), self._jinja, self.dialect, self._controls)
 
     def notice(self, conversation: Conversation) -> None:
-        """Say once that a system text moves."""
-        if self._has_told_of_systems or self.dialect.wishes.system_role:
-            return
-        if any(message.role == "system" and message.content for message in conversation.messages):
-            self._has_told_of_systems = True
-            log.info("the chat template has no system role: a system text opens the user message after it")
+        """Say once that a system text moves, and that calls cannot be read back."""
+        messages = conversation.messages
+        if not self.dialect.wishes.system_role and any(m.role == "system" and m.content for m in messages):
+            self._tell("the chat template has no system role: a system text opens the user message after it")
+        if not self.reads_calls and (conversation.tools or any(m.tool_calls for m in messages)):
+            self._tell(
+                "tool calls as this chat template spells them cannot be read back: what a model writes stays text, "
+                "and eval gives them no score"
+            )
+
+    def _tell(self, what: str) -> None:
+        if what not in self._told:
+            self._told.add(what)
+            log.info(what)
 
     def _stop_ids(self) -> tuple[int, ...]:
         habits = self.dialect
@@ -242,12 +270,16 @@ def _control_tokens(tokenizer: PreTrainedTokenizerFast, source: str) -> list[str
     """
     added = list(tokenizer.backend_tokenizer.get_added_tokens_decoder().values())
     has_frame = {token.content for token in added}.issuperset(FRAME_TOKENS)
+    named = {str(token) for token in tokenizer.all_special_tokens}
     return [
         token.content
         for token in added
         if not _SWITCH.fullmatch(token.content)
         and (
-            token.special or _is_marker(token.content, source) or (has_frame and token.content in FRAME_TOKENS)
+            token.special
+            or token.content in named
+            or _is_marker(token.content, source)
+            or (has_frame and token.content in FRAME_TOKENS)
         )
     ]
 

@@ -8,7 +8,18 @@ from finetune.config.draft import Draft, KeyPath
 from finetune.config.names import closest
 from finetune.shipped import SHIPPED, TEMPLATES, find_shipped, template_file
 
-DATA_SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet", ".txt")
+DATA_SUFFIXES = (
+    ".jsonl",
+    ".jsonlines",
+    ".ndjson",
+    ".json",
+    ".csv",
+    ".tsv",
+    ".parquet",
+    ".arrow",
+    ".txt",
+    ".zip",
+)
 PACKED_SUFFIXES = (".gz", ".zst")
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(:[\w.\[\]%-]+)?")
 
