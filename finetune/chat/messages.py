@@ -57,8 +57,9 @@ class Image:
 class Message:
     """One turn. `reasoning` is the assistant's thoughts, apart from `content`. `images`: in their order.
 
-    `train` False: an assistant turn that is context only and is never learnt. `at`: where in its record the
-    turn stands, for messages about it.
+    `train` False: an assistant turn that is context only and is never learnt. `weight`: how much each token of
+    an assistant turn counts in the loss, above 0. `at`: where in its record the turn stands, for messages
+    about it.
     """
 
     role: Role
@@ -67,6 +68,7 @@ class Message:
     reasoning: str | None = None
     images: tuple[Image, ...] = ()
     train: bool = True
+    weight: float = 1.0
     at: KeyPath = field(default=(), compare=False, repr=False)
 
     def __post_init__(self) -> None:

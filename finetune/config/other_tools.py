@@ -47,7 +47,10 @@ _THEIRS: Mapping[str, str] = {
     ),
     "data_config.num_proc": "dataset_num_proc dataset_processes num_workers preprocessing_num_workers",
     "data_config.format": "data_format dataset_format dataset_type formatting",
-    "data_config.train_on": "loss_scale train_on_input train_on_inputs train_on_prompt",
+    "data_config.train_on (all: what the assistant writes; everything: prompts, too)": (
+        "assistant_only_loss completion_only_loss loss_scale mask_inputs mask_prompt train_on_completions_only "
+        "train_on_input train_on_inputs train_on_prompt train_on_responses_only"
+    ),
     "data_config.train_on: last": "mask_history train_on_last_turn_only",
     "data_config.overflow": (
         "excess_length_strategy truncation truncation_mode truncation_side truncation_strategy"
@@ -209,9 +212,8 @@ _NOT_HERE: Mapping[str, str] = {
         "beta dpo_beta dpo_loss_type kto_chosen_weight pref_beta pref_ftx pref_loss ref_model reward_model "
         "rl rlhf_type simpo_gamma stage"
     ),
-    "what the assistant writes is learnt, and nothing else; remove it": (
-        "assistant_only_loss completion_only_loss ignore_pad_token_for_loss roles_to_train "
-        "train_on_completions_only train_on_eos train_on_eot train_on_responses_only"
+    "what the assistant writes is learnt, its stop token too (data_config.train_on); remove it": (
+        "ignore_pad_token_for_loss roles_to_train train_on_eos train_on_eot"
     ),
     "all trained weights have one learning rate": (
         "aligner_lr embedding_learning_rate embedding_lr lorap_lr_ratio loraplus_lr_embedding "

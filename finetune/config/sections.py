@@ -78,8 +78,8 @@ class DataConfig(Section):
     format: Literal["auto", "messages", "sharegpt", "alpaca", "prompt-completion", "text"] = "auto"
     """How a record spells a conversation; `auto` looks at the first record and says what it took."""
 
-    train_on: Literal["all", "last"] = "all"
-    """Learn every assistant turn of a conversation, or the last one only."""
+    train_on: Literal["all", "last", "everything"] = "all"
+    """Learn every assistant turn of a conversation, the last one only, or everything: prompts, too."""
 
     thinking: Literal["train", "drop"] = "train"
     """Thoughts (`reasoning_content`, or `<think>…</think>` before an answer): learn them, or leave them out."""

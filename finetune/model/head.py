@@ -14,7 +14,7 @@ from peft import PeftModel
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from finetune.data.encode import Example
+from finetune.data.encode import WEIGHT, Example
 from finetune.model.batch import Batch, collate
 from finetune.model.cross_entropy import projected_cross_entropy, summed_cross_entropy
 from finetune.model.tuning import Tuned
@@ -56,7 +56,10 @@ class SupervisedLoss(nn.Module):
         self.looks_always = looks_always
 
     def forward(self, batch: Batch) -> Tensor:
-        """The sum of the cross-entropy over the batch's K targets, in nats: a scalar in float32."""
+        """The sum of the cross-entropy over the batch's K targets, in nats: a scalar in float32.
+
+        Each target counts as much as the column `weight` says, or where there is none, once.
+        """
         smoothing = self.label_smoothing if self.training else 0.0
         with self.autocast(batch.rows.device):
             if self.direct:
@@ -64,7 +67,8 @@ class SupervisedLoss(nn.Module):
             if not len(batch.targets):
                 first = torch.zeros(1, dtype=torch.int64, device=batch.rows.device)
                 return self._logits(batch, first).sum() * 0.0
-            return summed_cross_entropy(self._logits(batch, batch.rows), batch.targets, smoothing)
+            row_weights = batch.columns.get(WEIGHT)
+            return summed_cross_entropy(self._logits(batch, batch.rows), batch.targets, smoothing, row_weights)
 
     def logits(self, batch: Batch, rows: Tensor) -> Tensor:
         """Logits at `rows` (K,): (K, V) in the model's dtype."""
@@ -80,6 +84,7 @@ class SupervisedLoss(nn.Module):
     def _direct_loss(self, batch: Batch, smoothing: float) -> Tensor:
         """The loss in the place of the logits: hooks on the model's parts and results work as ever."""
         hidden: list[Tensor] = []
+        row_weights = batch.columns.get(WEIGHT)
 
         def take(head: nn.Module, inputs: tuple[Tensor]) -> tuple[Tensor]:
             hidden.append(inputs[0][0])
@@ -87,7 +92,8 @@ class SupervisedLoss(nn.Module):
 
         def lose(head: nn.Module, inputs: tuple[Tensor], no_logits: Tensor) -> Tensor:
             weight = cast(nn.Linear, head).weight
-            return projected_cross_entropy(hidden[0], weight, batch.targets, smoothing).view(1, 1)
+            loss = projected_cross_entropy(hidden[0], weight, batch.targets, smoothing, row_weights)
+            return loss.view(1, 1)
 
         head = self.model.get_output_embeddings()
         hooks = (head.register_forward_pre_hook(take), head.register_forward_hook(lose, prepend=True))

@@ -206,6 +206,7 @@ def make_plan(
         if wanted == "auto"
         else wanted,
         equal_micro_batches=equal_micro_batches,
+        weights=examples.weights,
     )
 
 

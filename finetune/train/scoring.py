@@ -58,7 +58,7 @@ class Scorer:
 
     @torch.no_grad()
     def loss(self, examples: Examples) -> Loss:
-        """The mean cross-entropy over the supervised tokens of `examples`."""
+        """The mean cross-entropy over the supervised tokens of `examples`, weighted as in training."""
         self.trainee.objective.eval()
         summed = 0.0
         with memory_errors(lambda: ("evaluating the loss", _SMALLER)):
@@ -66,8 +66,7 @@ class Scorer:
                 some = [examples[i] for i in micro_batch]
                 batch = collate(some, self.trainee.vision).to(self.trainee.device)
                 summed += float(self.trainee.objective(batch))
-        tokens = int(examples.supervised.sum())
-        return Loss(group.total(summed) / tokens, tokens)
+        return Loss.mean(group.total(summed), float(examples.weights.sum()), int(examples.supervised.sum()))
 
     def predict(self, samples: Sequence[Sample], predictions: Path | None) -> Report:
         """Write the turns of `samples` and score them; one line each to `predictions`."""

@@ -24,6 +24,10 @@ _ROLES: Mapping[str, Role] = {
 }
 
 
+MOST_WEIGHT = 1000.0
+"""Of a turn: as for a file of a mixture."""
+
+
 class Turn(NamedTuple):
     """One entry of a record's list of turns, its number from 1, and where in the record it stands."""
 
@@ -132,7 +136,8 @@ def _message(turn: Turn, *, calls_in_text: bool) -> Message | None:
         return None
     if role in ("user", "assistant") and not (calls or images or reasoning or content.strip()):
         raise turn.wrong("E205", f" ({role}) is empty; write its content or leave the record out", "content")
-    return Message(role, content, calls, reasoning, images, _train(turn, role), turn.at)
+    train, weight = _train(turn, role)
+    return Message(role, content, calls, reasoning, images, train, weight, turn.at)
 
 
 def _content(turn: Turn) -> tuple[str, tuple[Image, ...]]:
@@ -156,23 +161,33 @@ def _reasoning(turn: Turn, role: Role) -> str | None:
     return text_of(value, f"{turn}: {key}", (*turn.at, key))
 
 
-def _train(turn: Turn, role: Role) -> bool:
-    """Whether the turn is to be learnt, by `train` (true, false) or OpenAI's `weight` (1, 0)."""
-    wishes = {_wish(turn, key) for key in ("train", "weight") if key in turn.fields}
-    if len(wishes) == 2:
+def _train(turn: Turn, role: Role) -> tuple[bool, float]:
+    """Whether the turn is to be learnt, and how much its tokens count: by `train`, `weight`, or both.
+
+    `weight` is OpenAI's (1 or 0), or any number from 0 on.
+    """
+    train, weight = _flag(turn, "train"), _weight(turn)
+    if train is not None and weight is not None and train != (weight > 0):
         raise turn.wrong("E218", ": train and weight contradict each other", "weight")
-    if True in wishes and role != "assistant":
+    if role != "assistant" and (train or weight):
         key = "train" if "train" in turn.fields else "weight"
         raise turn.wrong("E215", f" ({role}) asks to be learnt; only the assistant's turns can be", key)
-    return False not in wishes
+    return train is not False and weight != 0, weight or 1.0
 
 
-def _wish(turn: Turn, key: str) -> bool:
-    value = turn.fields[key]
-    if value in (0, 1):
-        return bool(value)
-    reason = f": {key} is {value!r}; expected 0 or 1 (a turn is learnt or not)"
-    raise turn.wrong("E217" if isinstance(value, float) else "E218", reason, key)
+def _flag(turn: Turn, key: str) -> bool | None:
+    value = turn.fields.get(key)
+    if value is None or value in (0, 1):
+        return None if value is None else bool(value)
+    raise turn.wrong("E218", f": {key} is {value!r}; expected true or false", key)
+
+
+def _weight(turn: Turn) -> float | None:
+    value = turn.fields.get("weight")
+    if value is None or (isinstance(value, int | float) and 0 <= value <= MOST_WEIGHT):
+        return None if value is None else float(value)
+    reason = f": weight is {value!r}; expected a number from 0 (not learnt) to {MOST_WEIGHT:g}, as a rule 1"
+    raise turn.wrong("E217", reason, "weight")
 
 
 def _calls(turn: Turn, role: Role, content: str, calls_in_text: bool) -> tuple[ToolCall, ...]:
