@@ -30,6 +30,8 @@ _WRITTEN: Mapping[str, str] = {
     "peft_config.tokenizer_name_or_path": "path/to/model",
     "peft_config.trainable_token_indices": "[151336]",
     "run.early_stopping": "{patience: 3}",
+    "run.embedding_learning_rate": "1e-5",
+    "run.loraplus_lr_ratio": "16",
     "training_args.fsdp": "full_shard auto_wrap",
     "training_args.fsdp_config.transformer_layer_cls_to_wrap": "GlmDecoderLayer",
     "training_args.gradient_checkpointing_kwargs": "{use_reentrant: false}",

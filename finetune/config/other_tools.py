@@ -188,6 +188,8 @@ _THEIRS: Mapping[str, str] = {
         "batch_flattening eval_packing eval_sample_packing neat_packing packing packing_length "
         "packing_strategy pad_to_sequence_len padding_free sample_packing"
     ),
+    "run.loraplus_lr_ratio": "lora_plus_lr_ratio lorap_lr_ratio loraplus_ratio",
+    "run.embedding_learning_rate": "embedding_lr loraplus_lr_embedding",
     "run.early_stopping: {patience: …} (in evaluations)": (
         "early_stop_interval early_stop_patience early_stopping_patience early_stopping_steps"
     ),
@@ -215,10 +217,8 @@ _NOT_HERE: Mapping[str, str] = {
     "what the assistant writes is learnt, its stop token too (data_config.train_on); remove it": (
         "ignore_pad_token_for_loss roles_to_train train_on_eos train_on_eot"
     ),
-    "all trained weights have one learning rate": (
-        "aligner_lr embedding_learning_rate embedding_lr lorap_lr_ratio loraplus_lr_embedding "
-        "loraplus_lr_ratio lr_groups vit_lr"
-    ),
+    "only LoRA's B and the embeddings have a learning rate of their own (run.loraplus_lr_ratio, "
+    "run.embedding_learning_rate)": "aligner_lr lr_groups vit_lr",
     "finetune explain optim lists the optimizers": (
         "badam_mode galore_rank galore_target lisa_activated_layers use_adam_mini use_apollo use_badam "
         "use_galore use_muon"

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Discriminator, Field, Tag
 
-from finetune.config.section import Count, NotNegative, Section, Texts
+from finetune.config.section import Count, NotNegative, Positive, Section, Texts
 
 
 class FileShare(Section):
@@ -182,6 +182,12 @@ class RunConfig(Section):
 
     auto_fit: bool = False
     """Where memory runs out, halve the tokens of a micro-batch and repeat the step. One process only."""
+
+    loraplus_lr_ratio: Positive | None = None
+    """LoRA+ (arXiv:2402.12354): the learning rate of LoRA's B is so many times that of A; null: the same."""
+
+    embedding_learning_rate: Positive | None = None
+    """Of the embeddings and the output layer, adapters on them too; null: training_args.learning_rate."""
 
     early_stopping: EarlyStopping | None = None
     """End the run when evaluations no longer improve; null: train to the last step."""

@@ -25,6 +25,7 @@ from finetune.model.vision import Vision, tower_learns, vision_of
 from finetune.train.optimizer import make_optimizer, make_schedule
 from finetune.train.parallel.back_end import BackEnd
 from finetune.train.parallel.sharing import Sharing
+from finetune.train.rates import own_rates
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +85,8 @@ def make_trainee(
         autocast_dtype=sharing.autocast_dtype(tuned),
         looks_always=vision if looks_always else None,
     )
-    optimizer = make_optimizer(arguments.optimizer, tuned.trainable(), config.run.master_weights)
+    rates = own_rates(config.run, tuned, arguments.optimizer.learning_rate)
+    optimizer = make_optimizer(arguments.optimizer, tuned.trainable(), config.run.master_weights, rates)
     schedule = make_schedule(arguments.schedule, optimizer, total_steps)
     back_end = sharing.back_end(objective, dict(tuned.trainable()), optimizer)
     layout, why = choose_layout(tuned, config.model.attention, longest, device)
