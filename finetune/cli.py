@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from finetune import __version__, log
-from finetune.errors import ConfigError, DataError, FinetuneError, StorageError
+from finetune.errors import ConfigError, DataError, exit_code_of
 from finetune.startup import loading
 
 if TYPE_CHECKING:
@@ -298,6 +298,9 @@ def merge(
         Literal["float32", "bfloat16", "float16"] | None,
         typer.Option(help="Of the merged weights; the base's."),
     ] = None,
+    other_base: Annotated[
+        bool, typer.Option("--other-base", help="Merge into a base with other weights than it was trained on.")
+    ] = False,
     trust_remote_code: TrustRemoteCode = False,
 ) -> None:
     """Merge an adapter into its base, and prove that the result answers alike.
@@ -307,7 +310,8 @@ def merge(
     with loading():
         from finetune.export.merge import merge as run
 
-    print("\n".join(run(run_or_adapter, output, dtype, trust_remote_code=trust_remote_code).lines()))
+    merged = run(run_or_adapter, output, dtype, trust_remote_code=trust_remote_code, other_base=other_base)
+    print("\n".join(merged.lines()))
 
 
 @app.command()
@@ -457,13 +461,6 @@ def main() -> None:
             stream.reconfigure(errors="backslashreplace")
     try:
         app(arguments, prog_name="finetune")
-    except FinetuneError as error:
+    except (Exception, KeyboardInterrupt) as error:
         log.failure(error)
-        sys.exit(error.exit_code)
-    except BrokenPipeError:
-        sys.exit(0)
-    except OSError as error:
-        log.failure(error)
-        sys.exit(StorageError.exit_code)
-    except KeyboardInterrupt:
-        sys.exit(130)
+        sys.exit(exit_code_of(error))

@@ -6,6 +6,11 @@ A user's mistake is raised as one of these, with a message of the form
 
 from collections.abc import Iterable
 
+REPORT = (
+    "this is a defect of finetune, not of your input: please report it with all that is said here, "
+    "the command, and what `finetune doctor` prints"
+)
+
 
 def some_of(names: Iterable[object], shown: int = 3) -> str:
     """Names in a message: the first few, and how many more there are."""
@@ -45,6 +50,8 @@ class ModelError(FinetuneError):
 
 class MemoryExhaustedError(ModelError):
     """Memory ran out; the message says where, and what would need less."""
+
+    exit_code = 10
 
 
 class MissingLibraryError(FinetuneError):
@@ -95,9 +102,18 @@ class StorageError(FinetuneError):
 
 
 class RankFailedError(FinetuneError):
-    """A process that trained with this one died, or failed where the others did not."""
+    """A process that worked with this one died, or failed where the others did not."""
 
     exit_code = 9
+
+
+class InternalError(FinetuneError):
+    """Something that this program promises itself does not hold: a defect here, not a mistake of the user's."""
+
+    exit_code = 70
+
+    def __init__(self, broken: str) -> None:
+        super().__init__(f"internal error: {broken}; {REPORT}")
 
 
 class ToldError(FinetuneError):
@@ -118,3 +134,24 @@ class LeftAtOnce(FinetuneError):
     """A second signal: left without saving."""
 
     exit_code = 130
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether Python or torch (CPU or GPU; never imported here) says that memory ran out."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    return isinstance(error, RuntimeError) and "allocate memory" in str(error)
+
+
+def exit_code_of(error: BaseException) -> int:
+    """The exit code of a process that `error` ends."""
+    match error:
+        case FinetuneError():
+            return error.exit_code
+        case KeyboardInterrupt():
+            return LeftAtOnce.exit_code
+        case BrokenPipeError():
+            return 0
+        case OSError():
+            return StorageError.exit_code
+    return MemoryExhaustedError.exit_code if is_out_of_memory(error) else InternalError.exit_code

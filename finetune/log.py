@@ -10,7 +10,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from finetune import world
-from finetune.errors import ToldError
+from finetune.errors import (
+    REPORT,
+    FinetuneError,
+    InternalError,
+    ToldError,
+    exit_code_of,
+    is_out_of_memory,
+)
 
 LEVELS = ("debug", "info", "warning", "error", "critical")
 _threshold = LEVELS.index("info")
@@ -39,6 +46,20 @@ def set_level(level: str) -> None:
 logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
 
+def _of_deepspeed(record: logging.LogRecord) -> bool:
+    """Keep DeepSpeed's messages off stdout, and below errors only where a run uses it.
+
+    Wherever it is installed, accelerate and peft load it, and its own handler writes to stdout.
+    """
+    for handler in logging.getLogger("DeepSpeed").handlers:
+        if isinstance(handler, logging.StreamHandler) and handler.stream is sys.stdout:
+            handler.setStream(sys.stderr)
+    return record.levelno >= logging.ERROR or "finetune.train.parallel.zero" in sys.modules
+
+
+logging.getLogger("DeepSpeed").addFilter(_of_deepspeed)
+
+
 def info(message: str) -> None:
     _write("info", message)
 
@@ -48,14 +69,23 @@ def warning(message: str) -> None:
 
 
 def failure(problem: BaseException) -> None:
-    """Say what ended this process: its message, and its traceback where that was asked for."""
-    if isinstance(problem, ToldError):
+    """Say what ended this process: its message, and its traceback where that was asked for or is needed."""
+    if isinstance(problem, ToldError | BrokenPipeError | KeyboardInterrupt):
         return
-    if _tracebacks:
+    is_defect = exit_code_of(problem) == InternalError.exit_code
+    if _tracebacks or is_defect:
         traceback.print_exception(problem)
-    else:
+    if not _tracebacks or is_defect:
         who = "" if world.is_main() else f"rank {world.rank()}: "
-        print(f"error: {who}{problem}", file=sys.stderr, flush=True)
+        print(f"error: {who}{_what(problem)}", file=sys.stderr, flush=True)
+
+
+def _what(problem: BaseException) -> str:
+    if isinstance(problem, FinetuneError | OSError):
+        return str(problem)
+    if is_out_of_memory(problem):
+        return f"out of memory ({next(iter(str(problem).strip().splitlines()), type(problem).__name__)})"
+    return f"{type(problem).__name__}: {problem}; {REPORT}"
 
 
 def speaks(level: str) -> bool:

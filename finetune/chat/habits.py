@@ -10,7 +10,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 
-from finetune.chat.calls import READERS, Reader, read_glm4
+from finetune.chat.call_format import learn_calls
+from finetune.chat.calls import CallReader, KeyedCalls
 from finetune.chat.controls import Controls
 from finetune.chat.dialects import GLM4, Spelling, Wishes, spell
 from finetune.chat.jinja import Messages, Tools
@@ -49,7 +50,7 @@ class Habits:
     `frames_answers`: the model writes `<think>…</think><answer>…</answer>`, its template the bare answer.
     `bare_end`: what would end an answer that the model has not framed.
     `says_before_calls`: it prints the text that stands beside a tool call, before it.
-    `read_calls`: None where no reader of ours reads its calls.
+    `read_calls`: None where no spelling could be learnt that reads its calls back.
     `image_token`: what it prints for an image; None: it prints none.
     """
 
@@ -68,7 +69,7 @@ class Habits:
     tells_tools: bool
     tells_results: bool
     says_before_calls: bool
-    read_calls: Reader | None
+    read_calls: CallReader | None
     image_token: str | None = None
 
     @property
@@ -80,7 +81,7 @@ class Habits:
             return "glm-z1"
         if self.spelling is GLM4:
             return "glm4" if self.wishes.tools_on_message else "glm4-0414"
-        if self.closes or self.read_calls is not READERS[0]:
+        if self.closes or self.read_calls is None or not isinstance(self.read_calls.form, KeyedCalls):
             return "generic"
         return "glm4.7" if self.opens_thoughts else "glm4.5"
 
@@ -126,7 +127,7 @@ def observe(
     closes, answer_end = _answer_end(see, eos, name)
     see.wish(system_role=see.shows(_SYSTEM.content, _SYSTEM, _USER))
     tells_tools = _find_tools(see)
-    call_end, reader = _calls(see, closes, answer_end)
+    call_end, reader = _calls(see, closes, answer_end, eos)
     see.wish(short_call_ids=call_end is not None and not see.shows(_CALL.name, _USER, _CALLING_BY_LONG_ID))
     opened = _OPENED.search(see.text(_USER, prompt=True)) is not None
     thinks = opened or see.shows("Qzthoughtq", _USER, _THINKING)
@@ -227,7 +228,9 @@ def _find_tools(see: Observer) -> bool:
     return False
 
 
-def _calls(see: Observer, closes: bool, answer_end: str) -> tuple[str | None, Reader | None]:
+def _calls(
+    see: Observer, closes: bool, answer_end: str, eos: str | None
+) -> tuple[str | None, CallReader | None]:
     """What ends a tool call, and the reader that reads the template's own example back. None: calls vanish.
 
     Arguments are tried as an object, then as text; content that is empty as text, then as null.
@@ -235,11 +238,10 @@ def _calls(see: Observer, closes: bool, answer_end: str) -> tuple[str | None, Re
     first: tuple[Wishes, str] | None = None
     for as_null, as_text in product((False, True), (False, True)):
         see.wish(arguments_as_text=as_text, empty_content_as_null=as_null)
-        if (written := _written_call(see)) is None:
+        if _written_call(see) is None:
             continue
         end = _call_end(see, closes) or answer_end
-        body = written.partition(end)[0] if closes else written
-        if reader := _reader_of(see, body, answer_end):
+        if reader := _reader_of(see, end if closes else "", answer_end, eos):
             return end, reader
         first = first or (see.wishes, end)
     see.wish(arguments_as_text=False, empty_content_as_null=False)
@@ -262,27 +264,36 @@ def _call_end(see: Observer, closes: bool) -> str | None:
     return marker if marker and tail.startswith(marker) else None
 
 
-def _reader_of(see: Observer, body: str, answer_end: str) -> Reader | None:
-    """Who reads this call back; nobody where an empty answer stands beside it."""
-    readers = [read_glm4] if see.spelling is GLM4 else READERS
-    return next((reader for reader in readers if answer_end not in body and _reads(reader, body)), None)
+def _reader_of(see: Observer, end: str, answer_end: str, eos: str | None) -> CallReader | None:
+    """What reads calls back; None where none was found. `end`: what closes a turn, where the template does."""
+    stops = {see.controls.last(stop) for stop in (end, answer_end, eos or "")} - {None}
 
+    def write(message: Message) -> str | None:
+        written = _written_turn(see, message)
+        if written is None or end not in written:
+            return None
+        body = written.rpartition(end)[0] if end else written
+        while (last := see.controls.last(body.rstrip())) in stops:
+            body = body.rstrip().removesuffix(last or "")
+        return None if any(stop in body for stop in stops if stop) else body
 
-def _reads(reader: Reader, body: str) -> bool:
-    read = reader(body)
-    return read is not None and [(call.name, call.arguments) for call in read[1]] == [
-        (_CALL.name, _CALL.arguments)
-    ]
+    return learn_calls(write)
 
 
 def _written_call(see: Observer) -> str | None:
+    written = _written_turn(see, _CALLING)
+    return written if written and _CALL.name in written and "Qzvalueq" in written else None
+
+
+def _written_turn(see: Observer, message: Message) -> str | None:
+    """What the model writes as `message`, without thoughts. None: the template refuses it."""
     try:
-        written = continuation(see.text(_USER, prompt=True), see.text(_USER, _CALLING), "")
+        written = continuation(see.text(_USER, prompt=True), see.text(_USER, message), "")
     except TemplateError:
         return None
-    if written is None or _CALL.name not in written or "Qzvalueq" not in written:
-        return None
-    return written.rpartition("</think>")[2].lstrip("\n") if "</think>" in written else written
+    if written is None or "</think>" not in written:
+        return written
+    return written.rpartition("</think>")[2].lstrip("\n")
 
 
 def _around(see: Observer, answer_end: str) -> tuple[str, str]:

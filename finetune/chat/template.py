@@ -183,6 +183,11 @@ class ChatTemplate:
         if self.sight is not None:
             save_processor(self.sight, folder)
 
+    @property
+    def reads_calls(self) -> bool:
+        """Whether `parse` finds tool calls in what a model writes; else they are text to it."""
+        return self.dialect.read_calls is not None
+
     def _script(self, conversation: Conversation) -> Script:
         self.notice(conversation)
         return Script(self.settled(conversation), self._jinja, self.dialect, self._controls)

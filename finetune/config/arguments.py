@@ -49,7 +49,7 @@ __all__ = [
 ]
 
 
-def _split_options(text: str) -> dict[str, Any]:
+def split_options(text: str) -> dict[str, Any]:
     """`name=value,name=value`, the values Python literals."""
     options: dict[str, Any] = {}
     for part in filter(str.strip, text.split(",")):
@@ -64,7 +64,7 @@ def _split_options(text: str) -> dict[str, Any]:
 
 
 def _with_options(text: str | None) -> str | None:
-    _split_options(text or "")
+    split_options(text or "")
     return text
 
 
@@ -108,7 +108,7 @@ class Optimizer(Section):
     @property
     def options(self) -> dict[str, Any]:
         """`optim_args` as keyword arguments."""
-        return _split_options(self.optim_args or "")
+        return split_options(self.optim_args or "")
 
 
 def _some_steps(value: int) -> int:

@@ -133,38 +133,24 @@ def _multiple(steps: float, of: float) -> bool:
     return round(steps * 1_000_000) % round(of * 1_000_000) == 0
 
 
-SCHEDULE_OPTIONS = {
-    "linear": (),
-    "cosine": ("num_cycles",),
-    "cosine_with_restarts": ("num_cycles",),
-    "polynomial": ("lr_end", "power"),
-    "constant": (),
-    "constant_with_warmup": (),
-    "inverse_sqrt": ("timescale",),
-    "cosine_with_min_lr": ("num_cycles", "min_lr", "min_lr_rate"),
-    "cosine_warmup_with_min_lr": ("num_cycles", "min_lr", "min_lr_rate", "warmup_lr_rate"),
-    "warmup_stable_decay": (
-        "num_decay_steps",
-        "num_stable_steps",
-        "warmup_type",
-        "decay_type",
-        "min_lr_ratio",
-        "num_cycles",
-    ),
-}
-
-
 def _schedule(args: TrainingArgs) -> Iterator[Conflict]:
+    """What a schedule needs, and what contradicts itself; single options are checked in library_options.py."""
     kind, given = args.schedule.lr_scheduler_type, args.schedule.lr_scheduler_kwargs or {}
     keys = _args("lr_scheduler_kwargs", "lr_scheduler_type")
-    known = SCHEDULE_OPTIONS[kind]
-    for name in given.keys() - set(known):
-        offer = f"it has {', '.join(known)}" if known else "it has none"
-        yield Conflict(keys, f"{kind} has no option {name}; {offer}")
-    if "min_lr" in known and not given.keys() & {"min_lr", "min_lr_rate"}:
-        yield Conflict(keys[::-1], f"{kind} needs lr_scheduler_kwargs: {{min_lr: …}} or {{min_lr_rate: …}}")
-    if kind == "warmup_stable_decay" and "num_decay_steps" not in given:
+    set_ones = {name for name, value in given.items() if value is not None}
+    if kind in ("cosine_with_min_lr", "cosine_warmup_with_min_lr"):
+        if not set_ones & {"min_lr", "min_lr_rate"}:
+            yield Conflict(keys[::-1], f"{kind} needs lr_scheduler_kwargs: {{min_lr: …}} or {{min_lr_rate: …}}")
+        if set_ones >= {"min_lr", "min_lr_rate"}:
+            yield Conflict(_args("lr_scheduler_kwargs.min_lr_rate"), "says again what min_lr says; remove one")
+    if kind == "warmup_stable_decay" and "num_decay_steps" not in set_ones:
         yield Conflict(keys[::-1], f"{kind} needs lr_scheduler_kwargs: {{num_decay_steps: …}}")
+    end = given.get("lr_end", 1e-7)
+    if kind == "polynomial" and isinstance(end, int | float) and end >= args.optimizer.learning_rate:
+        yield Conflict(
+            _args("lr_scheduler_kwargs.lr_end", "learning_rate"),
+            f"expected an end below learning_rate ({args.optimizer.learning_rate:g}), found {end:g}",
+        )
 
 
 def _placement(args: TrainingArgs) -> Iterator[Conflict]:
@@ -270,6 +256,8 @@ def _adapter_options(tuning: Tuning | None) -> Iterator[Conflict]:
     match tuning:
         case PromptTuning(prompt_tuning_init="TEXT", prompt_tuning_init_text=None):
             yield _peft("prompt_tuning_init", "prompt_tuning_init_text", "TEXT needs prompt_tuning_init_text")
+        case PromptTuning(tokenizer_kwargs=dict()) if tuning.prompt_tuning_init != "TEXT":
+            yield _peft("tokenizer_kwargs", "prompt_tuning_init", "needs prompt_tuning_init: TEXT")
         case LoraTuning() as lora:
             yield from _low_rank(lora)
 

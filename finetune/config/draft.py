@@ -39,7 +39,7 @@ class Mistake:
 
 @dataclass
 class Draft:
-    """The values of a configuration, mistakes and notices.
+    """The values of a configuration, mistakes, notices, and warnings of what can be meant, but hardly is.
 
     `keys` and `places` hold, per path, where the key and where its value stand.
     """
@@ -50,6 +50,7 @@ class Draft:
     places: dict[KeyPath, Place] = field(default_factory=dict)
     mistakes: list[Mistake] = field(default_factory=list)
     notices: list[str] = field(default_factory=list)
+    warnings: list[Mistake] = field(default_factory=list)
 
     def get(self, path: KeyPath, default: Any = None) -> Any:
         """The value at `path`; `default` where there is none."""
@@ -94,6 +95,10 @@ class Draft:
     def value_place(self, path: KeyPath) -> Place:
         """Where the value at `path`, or the nearest key above it, was written."""
         return self.places[path] if path in self.places else self.key_place(path)
+
+    def warn(self, path: KeyPath, what: str) -> None:
+        """Note what is odd about the value at `path`."""
+        self.warnings.append(Mistake(self.value_place(path), dotted(path), what))
 
     def refuse(self, path: KeyPath, what: str, *, value: bool = False) -> None:
         """Note a mistake at the key `path`, or at its value."""

@@ -25,7 +25,7 @@ from finetune.config.schema import (
     RunConfig,
 )
 from finetune.config.section import Section
-from finetune.config.tuning import TUNINGS
+from finetune.config.tuning import TUNINGS, BlockDiagonal
 
 PLACES: Mapping[str, tuple[type[Section], ...]] = {
     "": (Config,),
@@ -33,6 +33,7 @@ PLACES: Mapping[str, tuple[type[Section], ...]] = {
     "data_config.train_file": (FileShare,),
     "model_config": (ModelConfig,),
     "peft_config": tuple(TUNINGS.values()),
+    "peft_config.use_bdlora": (BlockDiagonal,),
     "training_args": tuple(SECTIONS.values()),
     "training_args.fsdp_config": (FsdpConfig,),
     "training_args.generation_config": (GenerationConfig,),

@@ -12,6 +12,7 @@ from finetune.config.document import read_document
 from finetune.config.draft import Draft, KeyPath, Place, dotted
 from finetune.config.files import find_shipped, resolve_files
 from finetune.config.legacy import translate
+from finetune.config.library_options import check_options
 from finetune.config.mistakes import in_reading_order, likely_peft_type, note_mistakes
 from finetune.config.overrides import override
 from finetune.config.schema import Config, Provenance
@@ -41,6 +42,7 @@ def _finish(draft: Draft, overrides: Sequence[str], data_dir: Path | None) -> Co
     translate(draft)
     resolve_files(draft, data_dir)
     check_deepspeed(draft)
+    check_options(draft)
     config = _validate(draft)
     if config is None or draft.mistakes:
         mistakes = in_reading_order(draft.mistakes, draft.source)
@@ -54,7 +56,8 @@ def _validate(draft: Draft) -> Config | None:
     What is wrong is noted, put aside, and the rest looked at once more: conflicts between keys show only
     where every single value is right.
     """
-    provenance = Provenance(_origins(draft), tuple(draft.notices))
+    warnings = tuple(map(str, in_reading_order(draft.warnings, draft.source)))
+    provenance = Provenance(_origins(draft), tuple(draft.notices), warnings)
     values = deepcopy(draft.values)
     aside: set[KeyPath] = set()
     while True:

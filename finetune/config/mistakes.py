@@ -91,7 +91,7 @@ def _note(draft: Draft, path: KeyPath, details: Sequence[ErrorDetails]) -> None:
         draft.refuse(path, _no_tuning(draft.get(path)), value=True)
     else:
         value = draft.get(path)
-        draft.refuse(path, _wrong_value(value, details) + _of_place(path, value), value=True)
+        draft.refuse(path, wrong_value(value, details) + _of_place(path, value), value=True)
 
 
 NEEDED = frozenset(["data_config", "train_file", "file", "peft_type", "num_virtual_tokens"])
@@ -131,7 +131,7 @@ def _misspelt(draft: Draft, path: KeyPath) -> bool:
     return any(closest(key, [str(path[-1])]) for key in siblings if key not in legal_keys(draft, path[:-1]))
 
 
-def _wrong_value(value: Any, details: Sequence[ErrorDetails]) -> str:
+def wrong_value(value: Any, details: Sequence[ErrorDetails]) -> str:
     """One sentence for all that the members of a union say about one value."""
     first = details[0]
     ctx = first.get("ctx", {})

@@ -19,7 +19,7 @@ from finetune.config.schema import (
     ModelConfig,
     RunConfig,
 )
-from finetune.config.tuning import TUNINGS
+from finetune.config.tuning import TUNINGS, BlockDiagonal
 
 
 def _names(section: type[BaseModel]) -> frozenset[str]:
@@ -32,6 +32,7 @@ LEVELS: Mapping[str, frozenset[str]] = {
     "model_config": _names(ModelConfig),
     "training_args": frozenset(OWNERS),
     "peft_config": frozenset().union(*map(_names, TUNINGS.values())),
+    "peft_config.use_bdlora": _names(BlockDiagonal),
     "run": _names(RunConfig),
     "run.early_stopping": _names(EarlyStopping),
     "evaluation": _names(EvaluationConfig),

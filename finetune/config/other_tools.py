@@ -258,8 +258,7 @@ _NOT_HERE: Mapping[str, str] = {
     "the checkpoint's config.json decides; change it there": "rope_scaling",
     "download the revision, and give its folder as the model": "model_revision revision revision_of_model",
     "a record says in which keys it keeps what; finetune check DATA shows what was understood": (
-        "columns dataset_text_field field_messages message_field_content message_field_role "
-        "message_property_mappings"
+        "dataset_text_field field_messages message_field_content message_field_role message_property_mappings"
     ),
     "a chat template decides how a conversation is spelt; remove it": (
         "agent_template conversation_template prompt_style tool_format"

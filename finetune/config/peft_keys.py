@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-_EVERY_KIND: Mapping[str, object] = {
+EVERY_KIND: Mapping[str, object] = {
     "auto_mapping": None,
     "peft_version": None,
     "base_model_name_or_path": None,
@@ -28,11 +28,11 @@ _LORA: Mapping[str, object] = {
 }
 
 NOT_HONOURED: Mapping[str, Mapping[str, object]] = {
-    "LORA": {**_EVERY_KIND, **_LORA},
-    "IA3": _EVERY_KIND,
-    "PREFIX_TUNING": _EVERY_KIND,
-    "P_TUNING": _EVERY_KIND,
-    "PROMPT_TUNING": _EVERY_KIND,
+    "LORA": {**EVERY_KIND, **_LORA},
+    "IA3": EVERY_KIND,
+    "PREFIX_TUNING": EVERY_KIND,
+    "P_TUNING": EVERY_KIND,
+    "PROMPT_TUNING": EVERY_KIND,
 }
 """By peft_type. LoRA's `runtime_config` is left out: it is an object, not something YAML can say."""
 

@@ -38,10 +38,11 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class Provenance:
-    """Where a Config's values came from, and what was renamed, mapped or dropped on the way."""
+    """Where a Config's values came from, what was renamed, mapped or dropped on the way, and what is odd."""
 
     origins: Mapping[str, str] = field(default_factory=dict)
     notices: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
 
 
 class Config(Section):
@@ -103,6 +104,11 @@ class Config(Section):
     def notices(self) -> tuple[str, ...]:
         """One line for each key that was renamed, mapped or has no effect."""
         return self._provenance.notices
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """One line for each value that can be meant, but hardly is, with its place."""
+        return self._provenance.warnings
 
     def as_yaml(self) -> dict[str, Any]:
         """All values, defaults too, in the YAML's shape; `load.parse_config` makes an equal Config of it."""

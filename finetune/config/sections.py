@@ -36,6 +36,22 @@ _TrainFiles = Annotated[
 ]
 
 
+_Part = Literal[
+    "user",
+    "context",
+    "assistant",
+    "system",
+    "history",
+    "prompt",
+    "completion",
+    "messages",
+    "conversations",
+    "text",
+    "tools",
+    "images",
+]
+
+
 def name_of_file(file: str) -> str:
     """What a file is called where several are told apart: its name up to the first dot."""
     return PurePath(file).name.partition(".")[0] or file
@@ -75,8 +91,11 @@ class DataConfig(Section):
     num_proc: Count = 1
     """Processes that encode the data, on Linux, where cores are free. Changes the speed, never the result."""
 
-    format: Literal["auto", "messages", "sharegpt", "alpaca", "prompt-completion", "text"] = "auto"
+    format: Literal["auto", "messages", "sharegpt", "alpaca", "pairs", "prompt-completion", "text"] = "auto"
     """How a record spells a conversation; `auto` looks at the first record and says what it took."""
+
+    columns: dict[str, _Part] = Field(default_factory=dict)
+    """What stands under the records' own keys: `{question: user, answer: assistant}`; no other is read."""
 
     train_on: Literal["all", "last", "everything"] = "all"
     """Learn every assistant turn of a conversation, the last one only, or everything: prompts, too."""
@@ -128,7 +147,7 @@ class ModelConfig(Section):
     """How the base model is loaded. Read by `model/`."""
 
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """Of the frozen weights, and DeepSpeed's "auto"; `auto`: the checkpoint's. Trained weights are float32."""
+    """Of the frozen weights, and DeepSpeed's "auto"; `auto`: the checkpoint's, or what the CPU is fast in."""
 
     quantization: Literal["nf4", "int8"] | None = None
     """Load the frozen weights in 4 or 8 bits (bitsandbytes); LoRA on them is QLoRA."""

@@ -10,11 +10,32 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import AfterValidator, Field, model_validator
 
-from finetune.config.peft_keys import NOT_HONOURED
+from finetune.config.peft_keys import EVERY_KIND, NOT_HONOURED
 from finetune.config.section import Count, Section, Share, is_same
 
 Names = list[str]
-Layers = list[Annotated[int, Field(ge=0)]]
+Number = Annotated[int, Field(ge=0)]
+Layers = list[Number]
+
+
+def _is_pattern(text: str) -> str:
+    try:
+        re.compile(text)
+    except re.error as error:
+        raise ValueError(f"{text!r} is no regular expression: {error}") from None
+    return text
+
+
+def _each_once(numbers: list[int]) -> list[int]:
+    if twice := sorted({number for number in numbers if numbers.count(number) > 1}):
+        raise ValueError(f"{twice[0]} stands there twice; one of its embeddings would learn, the other count")
+    return numbers
+
+
+Pattern = Annotated[str, AfterValidator(_is_pattern)]
+"""A regular expression of names of modules."""
+
+Tokens = Annotated[list[Number], AfterValidator(_each_once)]
 
 _INITIAL = ("gaussian", "orthogonal")
 _OTHER_INITIAL = {
@@ -61,10 +82,10 @@ class Adapter(Section):
 class TargetedTuning(Adapter):
     """What adapters on chosen modules share."""
 
-    target_modules: str | Names | None = None
+    target_modules: Pattern | Names | None = None
     """Names (query_key_value means q, k, v), a pattern, or `all-linear`; null: peft's choice for the model."""
 
-    exclude_modules: str | Names | None = None
+    exclude_modules: Pattern | Names | None = None
     """Modules to leave alone: names, or a pattern."""
 
     fan_in_fan_out: bool = False
@@ -72,6 +93,22 @@ class TargetedTuning(Adapter):
 
     modules_to_save: Names | None = None
     """Modules trained in full beside the adapter."""
+
+
+class BlockDiagonal(Section):
+    """Block-diagonal LoRA: matrices in blocks, which several GPUs serve without talking."""
+
+    target_modules_bd_a: Names | None = None
+    """Modules whose first matrix is in blocks: parts of their names."""
+
+    target_modules_bd_b: Names | None = None
+    """Modules whose second matrix is in blocks."""
+
+    nblocks: Count = 1
+    """Blocks of a matrix: the GPUs that will serve it."""
+
+    match_strict: bool = True
+    """Refuse a target module that stands in neither list."""
 
 
 class LoraTuning(TargetedTuning):
@@ -95,7 +132,7 @@ class LoraTuning(TargetedTuning):
     init_lora_weights: Annotated[bool | str, AfterValidator(_known_initial)] = True
     """True, gaussian or orthogonal start as a no-op; false: at random."""
 
-    layers_to_transform: Annotated[int, Field(ge=0)] | Layers | None = None
+    layers_to_transform: Number | Layers | None = None
     """Adapt these layers only; null: all."""
 
     layers_pattern: str | Names | None = None
@@ -107,13 +144,13 @@ class LoraTuning(TargetedTuning):
     use_dora: bool = False
     """DoRA: learn the magnitude of every weight column apart from its direction."""
 
-    rank_pattern: dict[str, Count] = Field(default_factory=dict)
+    rank_pattern: dict[Pattern, Count] = Field(default_factory=dict)
     """Another rank for modules whose name matches."""
 
-    alpha_pattern: dict[str, Count] = Field(default_factory=dict)
+    alpha_pattern: dict[Pattern, Count] = Field(default_factory=dict)
     """Another lora_alpha for modules whose name matches."""
 
-    trainable_token_indices: list[int] | dict[str, list[int]] | None = None
+    trainable_token_indices: Tokens | dict[str, Tokens] | None = None
     """Token ids whose embeddings are trained too."""
 
     lora_bias: bool = False
@@ -122,7 +159,7 @@ class LoraTuning(TargetedTuning):
     target_parameters: Names | None = None
     """Parameters to adapt that are no modules of their own, such as the experts of a mixture."""
 
-    use_bdlora: dict[str, Any] | None = None
+    use_bdlora: BlockDiagonal | None = None
     """Options of block-diagonal LoRA."""
 
     ensure_weight_tying: bool = False
@@ -135,7 +172,7 @@ class IA3Tuning(TargetedTuning):
     peft_type: Literal["IA3"]
     """Which adapter."""
 
-    feedforward_modules: str | Names | None = None
+    feedforward_modules: Pattern | Names | None = None
     """Those of target_modules that are feed-forward layers: scaled at their input."""
 
     init_ia3_weights: bool = True
@@ -199,6 +236,17 @@ class PTuning(VirtualTokens):
     """Its dropout."""
 
 
+Plain = bool | int | float | str | None
+
+
+def _no_remote_code(options: dict[str, Any]) -> dict[str, Any]:
+    if options.get("trust_remote_code"):
+        raise ValueError(
+            "trust_remote_code would run the tokenizer's Python code; name a tokenizer that is a tokenizer.json"
+        )
+    return options
+
+
 class PromptTuning(VirtualTokens):
     """Prompt tuning: learnt input embeddings."""
 
@@ -214,7 +262,7 @@ class PromptTuning(VirtualTokens):
     tokenizer_name_or_path: str | None = None
     """What tokenizes that text; null: the base model's own tokenizer."""
 
-    tokenizer_kwargs: dict[str, Any] | None = None
+    tokenizer_kwargs: Annotated[dict[str, Plain], AfterValidator(_no_remote_code)] | None = None
     """Options of that tokenizer."""
 
 
@@ -228,6 +276,16 @@ TUNINGS: Mapping[str, type[Adapter]] = {
     get_args(kind.model_fields["peft_type"].annotation)[0]: kind for kind in _KINDS
 }
 """peft_type -> the section that describes it."""
+
+
+def all_options(tuning: Adapter) -> dict[str, Any]:
+    """Every option of peft's that has a meaning here, with its value: what a run records is what peft is given.
+
+    Those that are not honoured stand where peft itself put them when this was written.
+    """
+    kind = str(tuning.model_dump()["peft_type"])
+    others = {key: value for key, value in NOT_HONOURED[kind].items() if key not in EVERY_KIND}
+    return others | tuning.model_dump(exclude={"peft_type"})
 
 
 def at_default(kind: str, key: str, value: object) -> bool:

@@ -129,7 +129,7 @@ def _read_about(path: Path) -> dict[str, Any]:
 def _examples(folder: Path, about: Mapping[str, Any]) -> Examples:
     arrays = {name: _array(folder / f"{name}.npy") for name in _ARRAYS}
     album = Album(**{name: _array(folder / f"{name}.npy") for name in ALBUM_ARRAYS})
-    files = [FileAccount(**{**file, "ledger": Ledger(**file["ledger"])}) for file in about["files"]]
+    files = [_account(file) for file in about["files"]]
     rejected = [Malformed(**problem) for problem in about["rejected"]]
     names = tuple(about["source_names"])
     columns = {name: _array(folder / f"{_column_file(name)}.npy") for name in about["columns"]}
@@ -145,6 +145,10 @@ def _examples(folder: Path, about: Mapping[str, Any]) -> Examples:
 
 def _column_file(name: str) -> str:
     return f"column-{name}"
+
+
+def _account(file: Mapping[str, Any]) -> FileAccount:
+    return FileAccount(**{**file, "ledger": Ledger(**file["ledger"]), "remarks": tuple(file["remarks"])})
 
 
 def _array(file: Path) -> Any:

@@ -7,7 +7,7 @@ were read.
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
-from finetune.errors import DataError
+from finetune.errors import InternalError
 
 Fate = Literal["trained", "truncated", "too_long", "no_answer", "malformed"]
 FATES: tuple[Fate, ...] = get_args(Fate)
@@ -27,12 +27,10 @@ class Ledger:
         self.fates[fate] += by
 
     def check(self) -> None:
-        """Raises DataError if the fates do not add up to the rows."""
+        """Raises InternalError if the fates do not add up to the rows."""
         accounted = sum(self.fates.values()) + self.not_drawn
         if accounted != self.rows:
-            raise DataError(
-                f"the ledger accounts for {accounted} of {self.rows} rows; this is a defect of ours"
-            )
+            raise InternalError(f"the ledger accounts for {accounted} of {self.rows} rows")
 
     def plus(self, other: "Ledger") -> "Ledger":
         """Both together."""
@@ -85,8 +83,11 @@ class FileAccount:
     format: str
     why: str
     ledger: Ledger
+    remarks: tuple[str, ...] = ()
+    """What a person should know: keys that nothing reads, …"""
 
     def as_dict(self) -> dict[str, Any]:
         ledger = self.ledger.as_dict()
         described = {"file": self.file, "sha256": self.sha256, "rows": self.ledger.rows}
-        return {**described, "format": self.format, "why": self.why, "ledger": ledger}
+        remarks = {"remarks": list(self.remarks)} if self.remarks else {}
+        return {**described, "format": self.format, "why": self.why, "ledger": ledger, **remarks}

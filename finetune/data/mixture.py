@@ -131,7 +131,8 @@ class FileLoad:
         """What became of the file, whose content has this hash. Raises DataError if the fates do not add up."""
         self.ledger.check()
         found, why = self.intake.format()
-        return FileAccount(str(self.intake.path), sha256, found, why, self.ledger)
+        remarks = tuple(str(finding) for finding in self.intake.unread.findings())
+        return FileAccount(str(self.intake.path), sha256, found, why, self.ledger, remarks)
 
 
 def refused(record: Record, why: Refusal) -> Malformed:

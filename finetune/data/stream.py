@@ -23,7 +23,7 @@ from typing import TypeVar
 from finetune import log
 from finetune.chat.messages import Conversation
 from finetune.data.encode import Encoder, Outcome, Source
-from finetune.errors import DataError
+from finetune.errors import RankFailedError
 
 Item = TypeVar("Item")
 Submit = Callable[[Sequence[Source]], "Future[list[Outcome]]"]
@@ -73,7 +73,7 @@ def _losses_told() -> Iterator[None]:
         yield
     except BrokenProcessPool:
         reason = "a process that encodes data was killed (out of memory?); set data_config.num_proc: 1"
-        raise DataError(reason) from None
+        raise RankFailedError(reason) from None
 
 
 @contextmanager

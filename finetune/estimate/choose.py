@@ -58,6 +58,22 @@ def choose(setup: Setup, work: Work, free: int, *, tokens: int | None, may_recom
     return choice
 
 
+def choose_setup(
+    setup: Setup, work: Work, free: int, *, tokens: int | None, may_recompute: bool
+) -> tuple[Setup, Choice]:
+    """`choose`, and whether weights that are computed in float32 lie in memory as float32 or as stored.
+
+    Stored ones are widened while they are used, which costs less than to compute layers a second time.
+    """
+    narrower = setup.by_layer
+    if narrower is None:
+        return setup, choose(setup, work, free, tokens=tokens, may_recompute=may_recompute)
+    whole = choose(setup, work, free, tokens=tokens, may_recompute=False)
+    if whole.fits:
+        return setup, whole
+    return narrower, choose(narrower, work, free, tokens=tokens, may_recompute=may_recompute)
+
+
 def _variants(setup: Setup, sizes: list[int], may_recompute: bool) -> Iterator[tuple[Setup, int]]:
     """From what is fastest to what needs least."""
     yield from ((setup, size) for size in sizes)

@@ -14,11 +14,11 @@ from finetune.estimate.activations import (
 from finetune.estimate.setup import Load, Setup
 from finetune.estimate.shape import DTYPE_BYTES, is_head, is_visual
 
-LIBRARIES: Mapping[str, int] = {"cpu": 440_000_000, "cuda": 600_000_000}
-"""Resident before any weight: Python with torch, transformers and peft; on a GPU, CUDA's own context."""
+CUDA_CONTEXT = 600_000_000
+"""On a GPU, before any weight."""
 
-NARROW_PRODUCTS = 60_000_000
-"""More of them on a CPU that computes in bfloat16: measured."""
+LOADED_LATER, NARROW_PRODUCTS = 25_000_000, 60_000_000
+"""Of the libraries, with the first model and its first products; more where these are in bfloat16: measured."""
 
 HEAD_CHUNK_BYTES: Mapping[str, int] = {"cpu": 64 << 20, "cuda": 256 << 20}
 """Of `model.cross_entropy`: the most that logits take at once."""
@@ -76,8 +76,10 @@ def memory_of(setup: Setup, load: Load) -> Memory:
 
 
 def _library_bytes(setup: Setup) -> int:
-    narrow = setup.device == "cpu" and setup.compute_bytes < FLOAT32
-    return LIBRARIES[setup.device] + (NARROW_PRODUCTS if narrow else 0)
+    if setup.device != "cpu":
+        return CUDA_CONTEXT
+    narrow = setup.compute_bytes < FLOAT32
+    return setup.library_bytes + LOADED_LATER + (NARROW_PRODUCTS if narrow else 0)
 
 
 def _shared_by(setup: Setup, stage: int) -> int:
@@ -98,6 +100,8 @@ def _weight_bytes(setup: Setup) -> int:
 
 def _frozen_bytes(setup: Setup, count: int) -> float:
     each = DTYPE_BYTES[setup.stored]
+    if setup.precision.by_layer:
+        return count * each + (FLOAT32 - each) * setup.shape.besides_matrices
     if setup.quantization is None:
         return count * each
     kept = (is_head, is_visual)
@@ -107,7 +111,12 @@ def _frozen_bytes(setup: Setup, count: int) -> float:
 
 
 def _copy_bytes(setup: Setup) -> int:
-    """Weights in the dtype of the arithmetic, kept from forward to backward; float32 masters of an engine."""
+    """Weights in the dtype of the arithmetic, kept from forward to backward; float32 masters of an engine.
+
+    Of weights that are widened one by one, the largest.
+    """
+    if setup.precision.by_layer:
+        return FLOAT32 * setup.shape.largest_matrix
     if setup.autocast:
         seen = setup.method.looks  # casts of what does not learn are not kept
         matrices = sum(a * b for name, (a, b) in setup.shape.linears.items() if seen or not is_visual(name))

@@ -51,7 +51,7 @@ def _other_models(setup: Setup) -> Iterator[tuple[str, Setup]]:
     if setup.method.kind == "full":
         if setup.optim.startswith("adamw_torch") and setup.sharing in ("alone", "ddp"):
             yield "training_args.optim: adamw_8bit", replace(setup, optim="adamw_8bit")
-        if setup.ranks == 1 and setup.stored == "BF16" and setup.masters == "float32":
+        if setup.ranks == 1 and setup.precision.stored == "BF16" and setup.masters == "float32":
             yield "run.master_weights: split and training_args.optim: adamw_8bit", _narrow(setup)
         lora = _as_adapter(setup, lora_of(setup.shape))
         yield "a peft_config (LORA)", lora
@@ -63,7 +63,9 @@ def _other_models(setup: Setup) -> Iterator[tuple[str, Setup]]:
 
 def _narrow(setup: Setup) -> Setup:
     """The same weights in bfloat16, computed as they are; the optimizer keeps the rest of them."""
+    as_stored = replace(setup.precision, computed=setup.precision.stored)
     changed = replace(setup, masters="split", optim="adamw_8bit", autocast=False)
+    changed = replace(changed, precision=as_stored, stored=as_stored.held)
     return replace(changed, compute_bytes=NARROW, residual_bytes=NARROW)
 
 

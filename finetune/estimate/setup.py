@@ -1,18 +1,18 @@
 """What decides the memory of a run: read once from the configuration, and varied to see what would fit."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, Self
 
 from finetune.config.deepspeed import wants_bf16, zero_stage
 from finetune.config.schema import Config
 from finetune.config.sections import MasterWeights
 from finetune.estimate.method import Method, method_of
+from finetune.estimate.precision import Precision, precision_of
+from finetune.estimate.processor import Processor
 from finetune.estimate.shape import Shape
 
 Device = Literal["cpu", "cuda"]
 Sharing = Literal["alone", "ddp", "zero-1", "zero-2", "zero-3", "fsdp2"]
-
-_STORED = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,17 +34,38 @@ class Setup:
     residual_bytes: int
     autocast: bool
     optim: str
+    precision: Precision
+    library_bytes: int = 0
     masters: MasterWeights = "float32"
     quantization: Literal["nf4", "int8"] | None = None
     recompute: int = 0
 
     @classmethod
-    def of(cls, config: Config, shape: Shape, *, device: Device, ranks: int) -> Self:
-        """As `config` asks for it in `ranks` processes. Raises ModelError for an unreadable adapter."""
+    def of(
+        cls,
+        config: Config,
+        shape: Shape,
+        *,
+        device: Device,
+        ranks: int,
+        processor: Processor | None = None,
+        begun_in: str | None = None,
+    ) -> Self:
+        """As `config` asks for it in `ranks` processes. Raises ModelError for an unreadable adapter.
+
+        processor: of a CPU; None: no figures of it. begun_in: the dtype of a run that is resumed.
+        """
         placement, method = config.training_args.placement, method_of(config, shape)
-        stored = _STORED.get(config.model.dtype) or shape.dtype
-        sharing = _sharing(config, ranks)
-        narrow = placement.bf16 or stored == "BF16"
+        sharing, figures = _sharing(config, ranks), processor or Processor()
+        precision = precision_of(
+            shape.dtype,
+            config.model.dtype,
+            figures.slowdown if device == "cpu" else {},
+            begun_in=begun_in,
+            bound=bound_to_dtype(config, ranks),
+        )
+        stored = precision.held
+        narrow = stored == "BF16" or (placement.bf16 and not precision.widened)
         if sharing.startswith("zero"):
             said = wants_bf16(placement.deepspeed or {})
             stored = "BF16" if (narrow if said is None else said) else "F32"
@@ -65,10 +86,20 @@ class Setup:
             residual_bytes=4 if wide else 2,
             autocast=autocast,
             optim=config.training_args.optimizer.optim,
+            precision=precision,
+            library_bytes=figures.library_bytes,
             masters=config.run.master_weights,
             quantization=config.model.quantization,
             recompute=1 if placement.gradient_checkpointing else 0,
         )
+
+    @property
+    def by_layer(self) -> Self | None:
+        """The same arithmetic on weights that stay as stored; None where that changes nothing."""
+        if not self.precision.widened or self.method.kind == "full" or self.quantization is not None:
+            return None
+        precision = self.precision.in_memory(by_layer=True)
+        return replace(self, precision=precision, stored=precision.held)
 
     @property
     def recomputed_layers(self) -> int:
@@ -78,6 +109,16 @@ class Setup:
     def shares_weights(self) -> bool:
         """Whether a process holds only a part of the weights."""
         return self.sharing in ("zero-3", "fsdp2")
+
+
+def bound_to_dtype(config: Config, ranks: int) -> str | None:
+    """The key with which weights are computed in the dtype they are stored in, whatever the processor."""
+    sharing = _sharing(config, ranks)
+    if config.run.master_weights != "float32":
+        return f"run.master_weights: {config.run.master_weights}"
+    if sharing.startswith("zero"):
+        return "training_args.deepspeed"
+    return "training_args.fsdp" if sharing == "fsdp2" else None
 
 
 def _sharing(config: Config, ranks: int) -> Sharing:

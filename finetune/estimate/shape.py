@@ -97,6 +97,16 @@ class Shape:
         return found
 
     @property
+    def largest_matrix(self) -> int:
+        """Numbers in the largest of `linears`."""
+        return max((a * b for a, b in self.linears.values()), default=0)
+
+    @property
+    def besides_matrices(self) -> int:
+        """Numbers in weights that are none of `linears`."""
+        return self.parameters - sum(a * b for a, b in self.linears.values())
+
+    @property
     def head(self) -> tuple[int, int]:
         """Inputs and outputs of the matrix that makes logits."""
         return self.hidden, self.vocabulary

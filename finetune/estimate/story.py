@@ -11,8 +11,10 @@ from finetune.config.schema import Config
 from finetune.data.dataset import load_examples, template_under
 from finetune.data.plan import steps_in
 from finetune.errors import ConfigError
-from finetune.estimate.choose import Choice, choose, may_recompute, told
+from finetune.estimate.choose import Choice, choose_setup, may_recompute, told
 from finetune.estimate.machine import free_bytes, in_words, parse_size
+from finetune.estimate.precision import NAMES
+from finetune.estimate.processor import processor
 from finetune.estimate.remedies import smallest_change
 from finetune.estimate.setup import Device, Load, Setup
 from finetune.estimate.shape import read_shape
@@ -59,6 +61,7 @@ class Estimate:
             "memory": {"parts": dict(self.choice.memory.parts), "peak_bytes": self.choice.memory.total},
             "free_bytes": self.free,
             "fits": self.choice.fits,
+            "computed_in": NAMES.get(self.setup.precision.computed, self.setup.precision.computed),
             "change": self.change,
             "tokens_per_micro_batch": self.choice.tokens,
             "recomputed_layers": replace(self.setup, recompute=self.choice.recompute).recomputed_layers,
@@ -101,6 +104,8 @@ class Estimate:
 
     def _of_memory(self) -> Iterator[str]:
         load, memory = self.load, self.choice.memory
+        if line := self.setup.precision.line():
+            yield line
         yield f"memory of a process, with {load.tokens:,} tokens at once ({load.supervised:,} supervised):"
         for name, size in memory.parts.items():
             yield f"  {name:<16} {in_words(size):>10}"
@@ -137,12 +142,14 @@ def estimate(
     device: Device = "cpu" if gpu is None else "cuda"
     chosen = [] if data is None else [f"data_config.train_file={json.dumps(data)}"]
     asked = load_config(config, [*overrides, *chosen], data_dir=data_dir)
-    setup = Setup.of(asked, read_shape(model), device=device, ranks=processes)
+    shape = read_shape(model)
+    figures = processor() if device == "cpu" else None
+    setup = Setup.of(asked, shape, device=device, ranks=processes, processor=figures)
     work = _work(asked, model, data_dir, processes, encode=data is not None or data_dir is not None)
     work = work.in_layout_of(asked, setup)
     stated = asked.run.tokens_per_micro_batch
     tokens = None if stated == "auto" else stated
-    choice = choose(setup, work, free, tokens=tokens, may_recompute=may_recompute(asked, setup))
+    setup, choice = choose_setup(setup, work, free, tokens=tokens, may_recompute=may_recompute(asked, setup))
     change = None if choice.fits else smallest_change(setup, work, free, choice.tokens)
     steps, total = _length(asked, work, processes)
     return Estimate(model, setup, work, choice, free, gpu is not None, steps, total, change)

@@ -1,8 +1,7 @@
 """Held-out conversations to predictions to a Report.
 
 Every assistant turn is a question of its own: its prompt is the conversation *before* it, its reference the
-turn as the file has it. The prompt never depends on the reference; that is proved for every turn while it runs,
-by writing something else in the reference's place and rendering again.
+turn as the file has it.
 
 Turns of text are scored by `metrics.score`; turns that are tool calls are marked as calls and counted apart.
 """
@@ -10,7 +9,7 @@ Turns of text are scored by `metrics.score`; turns that are tool calls are marke
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -71,9 +70,9 @@ def evaluate(
     """Let the model write the turns of `samples`, and compare.
 
     A turn is left out, and counted, whose prompt has more than `max_input_length` tokens, that opens its
-    conversation, or that says nothing. References count whole, however long. With `predictions_path`, one JSON
-    line per turn is written there when all are done, or not at all.
-    Raises TemplateError where a prompt would change with its reference.
+    conversation, that says nothing, or that is a call of tools which the template's reader could not find in an
+    answer. References count whole, however long. With `predictions_path`, one JSON line per turn is written
+    there when all are done, or not at all.
     """
     questions, skipped = ask(engine.template, samples, turns=turns, max_input_length=max_input_length)
     prompts = [question.prompt for question in questions]
@@ -152,7 +151,9 @@ def _question(
         reference = template.settled(sample.conversation).messages[turn]  # as `parse` gives an answer
         if not reference.tool_calls and not reference.content.strip():
             return "empty reference"
-        prompt = _proved_prompt(template, sample.conversation, turn)
+        if reference.tool_calls and not template.reads_calls:
+            return "tool call, which cannot be read back in this chat template's spelling"
+        prompt = prompt_for(template, sample.conversation, turn)
     except TemplateError as error:
         raise TemplateError(f"{sample.origin}: message {turn + 1}: {error}") from error
     except WrongRecordError as wrong:
@@ -160,17 +161,6 @@ def _question(
     if max_input_length is not None and len(prompt) > max_input_length:
         return "prompt too long"
     return Question(sample.origin, turn, sample.conversation.before(turn), prompt, reference)
-
-
-def _proved_prompt(template: ChatTemplate, conversation: Conversation, turn: int) -> Prompt:
-    """The prompt for message `turn`, after checking that another reference would give the same one."""
-    prompt = prompt_for(template, conversation, turn)
-    decoy = Message("assistant", f"not {conversation.messages[turn].content}")
-    before, after = conversation.messages[:turn], conversation.messages[turn + 1 :]
-    other = replace(conversation, messages=(*before, decoy, *after))
-    if prompt_for(template, other, turn) != prompt:
-        raise TemplateError("the prompt changes with the reference, so scores would mean nothing")
-    return prompt
 
 
 def prompt_for(template: ChatTemplate, conversation: Conversation, turn: int) -> Prompt:

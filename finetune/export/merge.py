@@ -15,6 +15,7 @@ from peft import PeftModel
 from transformers import PreTrainedModel
 
 from finetune import log
+from finetune.base import compare_base
 from finetune.chat.load import load_template
 from finetune.chat.sight import read_sight
 from finetune.chat.template import ChatTemplate
@@ -70,17 +71,23 @@ class _Task:
 
 
 def merge(
-    run_or_adapter: str, output: Path, dtype: str | None = None, *, trust_remote_code: bool = False
+    run_or_adapter: str,
+    output: Path,
+    dtype: str | None = None,
+    *,
+    trust_remote_code: bool = False,
+    other_base: bool = False,
 ) -> Merged:
     """Merge an adapter into its base and write the whole model to `output`, in `dtype` (None: the base's own).
 
     The base is loaded in full precision, also where the adapter was trained on a quantized one. `output`
     appears only when the model, read back from disk, was shown to say what base and adapter say together.
+    `other_base`: also where the base has other weights now than those that the adapter was trained on.
     Raises FolderInUseError for an existing `output`, StorageError for a disk that is too small, and ModelError
     for what is no mergeable adapter and for a proof that fails.
     """
     refuse_existing(output)
-    task = _plan(run_or_adapter, dtype, ModelConfig(trust_remote_code=trust_remote_code))
+    task = _plan(run_or_adapter, dtype, ModelConfig(trust_remote_code=trust_remote_code), other_base=other_base)
     _require_space(task, output)
     template = load_template(task.source.template, trust_remote_code=trust_remote_code, model=task.source.model)
     prompts = proof_prompts(template, task.source.run)
@@ -97,7 +104,7 @@ def merge(
     return Merged(output, _notes(task.source), proof)
 
 
-def _plan(run_or_adapter: str, dtype: str | None, settings: ModelConfig) -> _Task:
+def _plan(run_or_adapter: str, dtype: str | None, settings: ModelConfig, *, other_base: bool) -> _Task:
     """Find out what is asked, and refuse what cannot be done."""
     source = resolve(run_or_adapter)
     if source.adapter is None:
@@ -106,6 +113,7 @@ def _plan(run_or_adapter: str, dtype: str | None, settings: ModelConfig) -> _Tas
         raise ConfigError(f"--dtype {dtype}: expected one of {', '.join(DTYPES)}")
     adapter_config = read_mergeable(source.adapter)
     _refuse_quantized(source, settings)
+    _require_same_base(source, source.adapter, allowed=other_base)
     return _Task(source, source.adapter, adapter_config, settings, DTYPES[dtype] if dtype else None)
 
 
@@ -140,6 +148,22 @@ def read_mergeable(adapter: Path) -> Mapping[str, Any]:
         if config.get(option):
             raise ModelError(f"{adapter}: {option} cannot be merged: {reason}; talk to it as it is")
     return config
+
+
+def _require_same_base(source: Source, adapter: Path, *, allowed: bool) -> None:
+    """Raises ModelError where the base has other weights than the adapter learnt beside.
+
+    The proof compares the merged model with this base and the adapter, and would hold for any base.
+    """
+    other = compare_base(adapter, source.model)
+    if other is None:
+        return
+    if other.weights and not allowed:
+        raise ModelError(
+            f"{adapter}: {other}: {source.model}; put that base back or, if you mean to merge into this one, "
+            "say --other-base"
+        )
+    log.warning(f"{adapter}: {other}: {source.model}")
 
 
 def _refuse_quantized(source: Source, settings: ModelConfig) -> None:

@@ -26,7 +26,7 @@ from transformers.generation.streamers import BaseStreamer
 from finetune import log
 from finetune.chat.template import ChatTemplate
 from finetune.data.encode import WEIGHT, Example, Prompt
-from finetune.errors import ConfigError, ModelError
+from finetune.errors import ConfigError, MemoryExhaustedError, ModelError, is_out_of_memory
 from finetune.infer.decode import Decoder, Virtual, trial
 from finetune.infer.engine import Completion, Finish, Sampling
 from finetune.infer.padded import Padded
@@ -261,10 +261,12 @@ class HFEngine:
 def _memory(prompts: Sequence[Prompt], at_once: int) -> Iterator[None]:
     try:
         yield
-    except torch.OutOfMemoryError as error:
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
         rows, longest = min(at_once, len(prompts)), max(map(len, prompts))
-        raise ModelError(
-            f"out of device memory answering {rows} prompts of up to {longest} tokens at once; "
+        raise MemoryExhaustedError(
+            f"out of memory answering {rows} prompts of up to {longest} tokens at once; "
             "use a smaller batch (--batch-size, per_device_eval_batch_size)"
         ) from error
 

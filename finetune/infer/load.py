@@ -7,11 +7,13 @@ from typing import Any
 import torch
 
 from finetune import folder, log
+from finetune.base import compare_base
 from finetune.chat.load import load_template
 from finetune.chat.thoughts import Thinking
 from finetune.config.schema import ModelConfig
 from finetune.infer.hf import HFEngine
 from finetune.model.load import load_base
+from finetune.model.precision import precision_to_answer
 from finetune.model.tuning import load_adapter
 
 
@@ -28,11 +30,13 @@ def load_engine(
 
     `options`, `thinking`: as for ChatTemplate; what a run was taught with is in its template already.
 
-    The base keeps the dtype it is stored in, or becomes `nf4` or `int8`; it goes to the GPU if there is one.
+    The base keeps the dtype it is stored in, or becomes `nf4` or `int8`; it goes to the GPU if there is one. On
+    a CPU that is slow in that dtype, it becomes float32.
     Raises ModelError, TemplateError, UntrustedContentError, or MissingLibraryError without bitsandbytes.
     """
     source = folder.resolve(model_or_run)
     log.info(f"model: {source.note}")
+    _warn_of_other_base(source)
     # Before the weights, because it fails in a second where they take minutes.
     template = load_template(
         source.template,
@@ -44,6 +48,14 @@ def load_engine(
     )
     config = ModelConfig.model_validate({"quantization": quantization, "trust_remote_code": trust_remote_code})
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    base = load_base(source.model, config, device=device)
+    precision = precision_to_answer(source.model, config, device)
+    base = load_base(source.model, config, device=device, precision=precision)
     model = base if source.adapter is None else load_adapter(base, source.adapter).model
     return HFEngine(model, template)
+
+
+def _warn_of_other_base(source: folder.Source) -> None:
+    """peft puts an adapter on any base of the same shape without a word."""
+    other = None if source.adapter is None else compare_base(source.adapter, source.model)
+    if other is not None:
+        log.warning(f"{source.adapter}: {other}: {source.model}; its answers may mean nothing there")

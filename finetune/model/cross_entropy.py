@@ -43,7 +43,7 @@ def projected_cross_entropy(
 ) -> Tensor:
     """The same for the logits `hidden @ weight.T`, hidden (K, H) and weight (V, H), which are never all there.
 
-    Under autocast the products are in its dtype.
+    The products are in the dtype of `hidden`, or under autocast in its dtype.
     """
     total: Tensor = _OfHidden.apply(hidden, weight, targets, smoothing, row_weights)
     return total
@@ -78,7 +78,7 @@ class _OfHidden(torch.autograd.Function):
     ) -> Tensor:
         learns_hidden, learns_weight = ctx.needs_input_grad[:2]
         device = hidden.device.type
-        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight.dtype
+        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
         narrow = weight.to(dtype)
         ctx.hidden = torch.empty_like(hidden) if learns_hidden else None
         ctx.weight = torch.zeros_like(weight, dtype=torch.float32) if learns_weight else None

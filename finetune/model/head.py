@@ -16,6 +16,7 @@ from torch.utils.hooks import RemovableHandle
 
 from finetune.data.encode import WEIGHT, Example
 from finetune.model.batch import Batch, collate
+from finetune.model.by_layer import ByLayerLinear
 from finetune.model.cross_entropy import projected_cross_entropy, summed_cross_entropy
 from finetune.model.tuning import Tuned
 from finetune.model.vision import Vision
@@ -187,7 +188,7 @@ def is_direct(objective: SupervisedLoss, device: torch.device) -> bool:
     be frozen: its gradient would go past them.
     """
     head = objective.model.get_output_embeddings()
-    if type(head) is not nn.Linear or head.bias is not None:
+    if type(head) not in (nn.Linear, ByLayerLinear) or head.bias is not None:
         return False
     if hasattr(head.weight, "ds_id") and head.weight.requires_grad:
         return False

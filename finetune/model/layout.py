@@ -50,7 +50,7 @@ def _why_single(tuned: Tuned, longest: int, device: torch.device) -> str | None:
     if reason is not None:
         return reason
     difference = _flat_against_stock(tuned, longest, device)
-    if not difference <= tolerance(tuned.base, tuned.base_dtype):  # NaN is no agreement
+    if not difference <= tolerance(tuned.base, tuned.compute_dtype):  # NaN is no agreement
         return f"flat and stock attention differ by {difference:.1e} on this model"
     return None
 

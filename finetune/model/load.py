@@ -22,9 +22,11 @@ from transformers.utils import logging as transformers_logging
 from finetune import log
 from finetune.chat.sight import refuse_glm_4v_9b
 from finetune.config.schema import ModelConfig
-from finetune.errors import MissingLibraryError, ModelError, UntrustedContentError, some_of
+from finetune.errors import MissingLibraryError, ModelError, UntrustedContentError, is_out_of_memory, some_of
+from finetune.estimate.precision import Precision
 from finetune.folder import is_hub_id
 from finetune.model.attention import stock_attention
+from finetune.model.by_layer import keep_narrow
 from finetune.model.vision import SEEING
 
 transformers_logging.disable_progress_bar()
@@ -41,16 +43,26 @@ _REMOTE_CODE_ADVICE = (
 
 
 def load_base(
-    model: str | Path, config: ModelConfig, *, device: torch.device, dtype: torch.dtype | None = None
+    model: str | Path,
+    config: ModelConfig,
+    *,
+    device: torch.device,
+    dtype: torch.dtype | None = None,
+    precision: Precision | None = None,
 ) -> PreTrainedModel:
     """The base model on `device`, in `dtype` (None: as stored), in evaluation mode, on stock attention.
 
+    precision: where it widens the weights, it is what counts, and not `dtype`.
     Raises ModelError for a folder that is not a causal language model or lacks weights, and
     UntrustedContentError where loading would run the checkpoint's code or unpickle its weights.
     """
     if Path(model).is_dir():
         model = Path(model).resolve()  # an adapter names its base by this path, from wherever it is used
     shape = read_model_config(model, config)
+    widened = precision is not None and precision.widened
+    by_layer = precision is not None and precision.by_layer
+    if widened:
+        dtype = None if by_layer else torch.float32
     arguments: dict[str, Any] = {
         "config": shape,
         "dtype": dtype or "auto",
@@ -67,6 +79,8 @@ def load_base(
     _refuse_invented_weights(model, info)
     _tell_unused_weights(model, info)
     _stay_differentiable(loaded)
+    if by_layer:
+        keep_narrow(loaded)
     loaded.set_attn_implementation(stock_attention(loaded))
     return loaded.eval()
 
@@ -93,6 +107,14 @@ def read_model_config(model: str | Path, config: ModelConfig) -> PreTrainedConfi
         return AutoConfig.from_pretrained(model, trust_remote_code=config.trust_remote_code)
     except (OSError, ValueError, KeyError, TypeError, StrictDataclassError) as error:
         raise ModelError(f"{model}: config.json cannot be used: {_first_line(error)}") from error
+
+
+def stored_dtype(shape: PreTrainedConfig) -> torch.dtype:
+    """Of the checkpoint's weights, as its config.json tells it."""
+    told = shape.dtype or getattr(shape.get_text_config(), "dtype", None)
+    if isinstance(told, torch.dtype):
+        return told
+    return DTYPES.get(str(told), torch.float32)
 
 
 def auto_class(shape: PreTrainedConfig) -> Any:
@@ -159,6 +181,8 @@ def _from_pretrained(model: str | Path, arguments: dict[str, Any]) -> tuple[PreT
     except SafetensorError as error:
         raise ModelError(f"{model}: a weight file is damaged: {error}") from error
     except (ValueError, RuntimeError, KeyError) as error:
+        if is_out_of_memory(error):
+            raise
         raise ModelError(f"{model}: {_first_line(error)}") from error
 
 

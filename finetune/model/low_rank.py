@@ -1,8 +1,8 @@
 """LoRA (arXiv:2106.09685) on a linear layer as one function: y = x Wᵀ + s · (x Aᵀ) Bᵀ.
 
-Products are in the dtype of x and W; peft's own widens x to the dtype of A, and makes and adds two results of
-the size of y. What is kept for the backward pass is x, which the layer's neighbours keep anyhow, and r values
-a token. Products with the low side come as (r, T): in that order they are fastest on CPUs.
+Products are in the dtype of x, which is W's or wider; peft's own widens x to the dtype of A, and makes and adds
+two results of the size of y. What is kept for the backward pass is x, which the layer's neighbours keep anyhow,
+and r values a token. Products with the low side come as (r, T): in that order they are fastest on CPUs.
 """
 
 from typing import Any, cast
@@ -11,7 +11,8 @@ import torch
 from peft.tuners.lora import Linear
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
-from torch.nn.functional import linear
+
+from finetune.model.by_layer import is_by_layer, widened_linear
 
 
 class LowRankLinear(Linear):
@@ -34,9 +35,9 @@ class LowRankLinear(Linear):
         active = [name for name in self.active_adapters if name in self.lora_A]
         if self.disable_adapters or self.merged or len(active) != 1 or active[0] in self.lora_variant:
             return None
-        base = self.get_base_layer()
+        base = cast(nn.Linear, self.get_base_layer())
         plain = (
-            x.dtype == base.weight.dtype
+            (x.dtype == base.weight.dtype or is_by_layer(base.weight, x))
             and not torch.is_autocast_enabled(x.device.type)
             and self.lora_B[active[0]].bias is None
             and not any(parameter.requires_grad for parameter in base.parameters())
@@ -65,7 +66,7 @@ class _Product(torch.autograd.Function):
         seen = dropped.reshape(-1, dropped.shape[-1])
         narrow, scaled = low.to(x.dtype), (high * scaling).to(x.dtype)
         inner = narrow @ seen.t()
-        y = linear(x, weight, bias)
+        y = widened_linear(x, weight, bias)
         y.view(-1, y.shape[-1]).addmm_(inner.t(), scaled.t())
         ctx.save_for_backward(seen, weight, narrow, scaled, inner)
         ctx.apart, ctx.scaling, ctx.wide = dropped is not x, scaling, low.dtype
@@ -82,7 +83,7 @@ class _Product(torch.autograd.Function):
         of_high = (inner @ flat).t().to(ctx.wide) * ctx.scaling
         of_x, of_dropped = None, None
         if ctx.needs_input_grad[0]:
-            of_x = flat @ weight
+            of_x = flat @ weight.to(flat.dtype)
             if not ctx.apart:
                 of_x.addmm_(inner_slope.t(), narrow)
             of_x = of_x.view(shape)

@@ -5,7 +5,7 @@ Whatever the base's dtype, trainable weights are float32: in bfloat16 a small up
 
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,6 +21,7 @@ from peft import (
     PromptTuningConfig,
     get_peft_model,
 )
+from peft import __version__ as peft_version
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
@@ -28,7 +29,7 @@ from transformers import PreTrainedModel
 
 from finetune import log
 from finetune.config.modules import PARTS, is_like, left_alone
-from finetune.config.tuning import TUNINGS, Tuning
+from finetune.config.tuning import TUNINGS, Tuning, all_options
 from finetune.errors import ConfigError, ModelError, UntrustedContentError, some_of
 from finetune.model.low_rank import LowRankLinear
 from finetune.model.names import also_left_alone, map_names, refuse_out_of_range, refuse_unmatched
@@ -46,9 +47,16 @@ class Tuned:
     model: PreTrainedModel | PeftModel
     kind: Kind
     base_dtype: torch.dtype
-    """Of the base as it was loaded: what a whole model is saved in, however wide it trains."""
+    """Of the base as it is stored: what a whole model is saved in, however wide it trains."""
     virtual_tokens: int = 0
     """How many a prefix or prompt puts before every conversation."""
+    computed_in: torch.dtype | None = None
+    """Of the products of frozen weights; None: `base_dtype`."""
+
+    @property
+    def compute_dtype(self) -> torch.dtype:
+        """Of the products of frozen weights."""
+        return self.computed_in or self.base_dtype
 
     @property
     def base(self) -> PreTrainedModel:
@@ -60,7 +68,7 @@ class Tuned:
     @property
     def mixed(self) -> bool:
         """Whether modules of a narrower base learn in float32 themselves: only autocast joins the two."""
-        if not isinstance(self.model, PeftModel) or self.base_dtype == torch.float32:
+        if not isinstance(self.model, PeftModel) or self.compute_dtype == torch.float32:
             return False
         settings = self.model.active_peft_config.to_dict()
         return bool(settings.get("modules_to_save")) or settings.get("bias", "none") != "none"
@@ -160,8 +168,7 @@ def _check_adapter_weights(folder: Path) -> None:
 
 def peft_config(model: PreTrainedModel, tuning: Tuning, freeze: Sequence[str] | None = None) -> PeftConfig:
     """The peft configuration of a `peft_config` section, its names mapped to this architecture."""
-    options: dict[str, Any] = tuning.model_dump(exclude={"peft_type", "task_type"}, exclude_unset=True)
-    options["task_type"] = "CAUSAL_LM"
+    options = all_options(tuning)
     alone = left_alone(freeze, options.get("target_modules")) if sees(model) else None
     for key in LISTS_OF_MODULES:
         if options.get(key):
@@ -177,16 +184,29 @@ def peft_config(model: PreTrainedModel, tuning: Tuning, freeze: Sequence[str] | 
         )
     match tuning.peft_type:
         case "LORA":
-            return _fast(LoraConfig(**options), model)
+            return _fast(_made(LoraConfig, tuning, options), model)
         case "PREFIX_TUNING":
-            return PrefixTuningConfig(**(options | _corrected(options, _prefix_shape(model))))
+            return _made(PrefixTuningConfig, tuning, options | _corrected(options, _prefix_shape(model)))
         case "P_TUNING":
-            return PromptEncoderConfig(**(options | _corrected(options, _prompt_shape(model))))
+            return _made(PromptEncoderConfig, tuning, options | _corrected(options, _prompt_shape(model)))
         case "PROMPT_TUNING":
-            tokenizer = {"tokenizer_name_or_path": model.name_or_path}
-            return PromptTuningConfig(**(tokenizer | options | _corrected(options, _prompt_shape(model))))
+            options["tokenizer_name_or_path"] = options["tokenizer_name_or_path"] or model.name_or_path
+            return _made(PromptTuningConfig, tuning, options | _corrected(options, _prompt_shape(model)))
         case "IA3":
-            return IA3Config(**options)
+            return _made(IA3Config, tuning, options)
+
+
+def _made(kind: type[PeftConfig], tuning: Tuning, options: Mapping[str, Any]) -> PeftConfig:
+    """Peft's configuration with every option stated, so that no default of the installed version decides.
+
+    An option that this version does not know is left out at its default, which is then what peft does anyway.
+    Raises ConfigError for one that asks for something else.
+    """
+    known = {field.name for field in fields(kind)}
+    asked = {key for key, value in type(tuning).model_fields.items() if options.get(key) != value.get_default()}
+    if missing := sorted(asked & options.keys() - known):
+        raise ConfigError(f"peft_config.{missing[0]}: peft {peft_version} has no such option; update peft")
+    return kind(**{key: value for key, value in options.items() if key in known})
 
 
 def _fast(config: PeftConfig, model: PreTrainedModel) -> PeftConfig:

@@ -3,9 +3,9 @@
 from pathlib import Path
 
 from finetune import log
+from finetune.base import compare_base
 from finetune.errors import ModelError
 from finetune.folder import MANIFEST_FILE, RUN_FILE, verify
-from finetune.train.checkpoint.identity import base_identity
 
 
 def check_adapter(adapter: Path, model: str) -> None:
@@ -19,8 +19,10 @@ def check_adapter(adapter: Path, model: str) -> None:
         raise ModelError(f"model_config.adapter: {adapter}: {hint}")
     if not (adapter / MANIFEST_FILE).is_file():
         return
-    trained_on, base = verify(adapter).identity["base"], base_identity(model)
-    if ("id" in trained_on) != ("id" in base):
-        log.warning(f"{adapter}: was trained on a base given in another way; see to it that it was {model}")
-    elif trained_on != base:
-        raise ModelError(f"model_config.adapter: {adapter}: was trained on another base model than {model}")
+    verify(adapter)
+    other = compare_base(adapter, model)
+    if other is None:
+        return
+    if not other.unknown:
+        raise ModelError(f"model_config.adapter: {adapter}: {other}: another base model than {model}")
+    log.warning(f"{adapter}: {other}; see to it that it was {model}")

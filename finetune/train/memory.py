@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from finetune import world
-from finetune.errors import MemoryExhaustedError
+from finetune.errors import MemoryExhaustedError, is_out_of_memory
 from finetune.estimate.machine import free_bytes
 from finetune.estimate.setup import Device
 
@@ -22,7 +22,7 @@ def memory_errors(tell: Callable[[], tuple[str, str]]) -> Iterator[None]:
     try:
         yield
     except (RuntimeError, MemoryError) as error:
-        if not isinstance(error, torch.OutOfMemoryError | MemoryError) and "allocate memory" not in str(error):
+        if not is_out_of_memory(error):
             raise
         doing, advice = tell()
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)

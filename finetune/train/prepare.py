@@ -7,19 +7,23 @@ from pathlib import Path
 from typing import Any
 
 from finetune import log, world
+from finetune.base import base_identity
 from finetune.chat.template import ChatTemplate
 from finetune.config.schema import Config
 from finetune.data.dataset import Examples, Sample, load_conversations, load_examples, template_under
 from finetune.data.plan import Plan
 from finetune.errors import ModelError
-from finetune.estimate.choose import ENOUGH_TOKENS, Choice, choose, may_recompute, told
-from finetune.estimate.setup import Device, Setup
+from finetune.estimate.choose import ENOUGH_TOKENS, Choice, choose_setup, may_recompute, told
+from finetune.estimate.precision import NAMES, Precision, precision_of
+from finetune.estimate.processor import Processor
+from finetune.estimate.setup import Device, Setup, bound_to_dtype
 from finetune.estimate.shape import read_shape
 from finetune.estimate.work import Work
 from finetune.manifest import read_manifest
 from finetune.train.checkpoint.identity import (
+    AS_STORED,
     Identity,
-    base_identity,
+    kept_compute_dtype,
     kept_conversations_per_step,
     kept_tokens,
 )
@@ -51,6 +55,10 @@ class Prepared:
     """Interval of the layers that are computed a second time; 0: none; None: as the estimate chooses."""
     choice: Choice | None = None
     """What was chosen, and the memory it is estimated to take."""
+    compute_dtype: str | None = None
+    """Of the frozen weights' products, by torch's name; None: not decided, or as stored."""
+    precision: Precision | None = None
+    """How that dtype comes about; None: not decided, or as stored."""
 
     def plan(self, tokens_per_micro_batch: int | None = None, *, equal_micro_batches: bool = False) -> Plan:
         """The steps of the run; `tokens_per_micro_batch` None: as configured or chosen."""
@@ -81,6 +89,7 @@ class Prepared:
                 "threads": int(os.environ.get("OMP_NUM_THREADS") or len(os.sched_getaffinity(0))),
                 "world_size": world.world_size(),
                 "tokens_per_micro_batch": self.tokens,
+                "compute_dtype": None if self.compute_dtype == AS_STORED else self.compute_dtype,
                 "versions": library_versions(),
             },
             recompute=self.recompute,
@@ -111,28 +120,36 @@ class Prepared:
             kept = replace(kept, tokens=kept_tokens(saved))
         if self.recompute is None:
             kept = replace(kept, recompute=saved.get("recompute"))
+        kept = replace(kept, compute_dtype=kept_compute_dtype(saved))
         identity = kept.identity
         check_identity(checkpoint, identity)
         return replace(kept, conversations_per_step=kept_conversations_per_step(saved, identity.as_dict()))
 
-    def fitted(self, device: Device, free: int) -> "Prepared":
+    def fitted(self, device: Device, free: int, processor: Processor, told_dtype: str) -> "Prepared":
         """The same run, with what it may decide for itself decided for `free` bytes on its device, and said.
 
-        The model's files must be at hand; where they are not, nothing is estimated.
+        told_dtype: of the weights, as config.json has it. The model's files must be at hand; where they are
+        not, nothing is estimated, and this is taken for their dtype.
         """
+        ranks, begun_in = world.world_size(), self.compute_dtype
         try:
-            setup = Setup.of(self.config, read_shape(self.model), device=device, ranks=world.world_size())
+            shape = read_shape(self.model)
+            setup = Setup.of(
+                self.config, shape, device=device, ranks=ranks, processor=processor, begun_in=begun_in
+            )
         except ModelError as error:
             log.info(f"the memory is not estimated: {error}")
-            return replace(
-                self, tokens=self.tokens or self.plan().tokens_per_micro_batch, recompute=self.recompute or 0
-            )
+            slowdown = processor.slowdown if device == "cpu" else {}
+            bound = bound_to_dtype(self.config, ranks)
+            asked = self.config.model.dtype
+            precision = precision_of(told_dtype, asked, slowdown, begun_in=begun_in, bound=bound)
+            tokens = self.tokens or self.plan().tokens_per_micro_batch
+            return replace(self._computed(precision), tokens=tokens, recompute=self.recompute or 0)
         if self.recompute is not None:
             setup = replace(setup, recompute=self.recompute)
         seed = self.config.training_args.batches.order_seed
-        ranks, sight = world.world_size(), self.template.sight
-        work = Work.of(self.examples, self.conversations_per_step, seed, ranks, sight)
-        choice = choose(
+        work = Work.of(self.examples, self.conversations_per_step, seed, ranks, self.template.sight)
+        setup, choice = choose_setup(
             setup,
             work.in_layout_of(self.config, setup),
             free,
@@ -141,7 +158,16 @@ class Prepared:
         )
         for line in told(setup, choice, free, chosen=self.tokens is None):
             log.info(line)
-        return replace(self, tokens=choice.tokens, recompute=choice.recompute, choice=choice)
+        decided = replace(self, tokens=choice.tokens, recompute=choice.recompute, choice=choice)
+        return decided._computed(setup.precision)
+
+    def _computed(self, precision: Precision) -> "Prepared":
+        """The same run, computed with this precision, which is said where it is worth a line."""
+        if line := precision.line():
+            log.warning(line) if precision.demanded else log.info(line)
+        return replace(
+            self, precision=precision, compute_dtype=NAMES.get(precision.computed, precision.computed)
+        )
 
 
 def _pictures(examples: Examples) -> dict[str, Any]:
@@ -222,6 +248,8 @@ def _encoded(config: Config, files: Any, data_dir: Path, template: ChatTemplate,
         log.info(f"{split}: {account.file}: {account.format} ({account.why})")
         for line in account.ledger.lines():
             log.info(f"{split}: {line}")
+        for remark in account.remarks:
+            log.warning(f"{split}: {remark}")
     return examples
 
 

@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from finetune import world
-from finetune.errors import FinetuneError, Preempted, StorageError
+from finetune.errors import Preempted, StorageError, exit_code_of
 from finetune.folder import RUN_FILE, write_json
 
 LIBRARIES = ("torch", "transformers", "peft", "accelerate", "datasets", "tokenizers", "safetensors", "numpy")
@@ -42,7 +42,7 @@ class RunRecord:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         status = "done" if error is None else "preempted" if isinstance(error, Preempted) else "failed"
-        code = 0 if error is None else error.exit_code if isinstance(error, FinetuneError) else 1
+        code = 0 if error is None else exit_code_of(error)
         # What ended the run is what must be told, not that disk or memory are too full for the news.
         with suppress(StorageError, MemoryError) if error is not None else nullcontext():
             self.note(

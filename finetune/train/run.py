@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from finetune import log, world
+from finetune.config.library_options import unfinished_warmup
 from finetune.config.load import load_config, parse_config
 from finetune.config.schema import Config
 from finetune.data.dataset import Examples
@@ -66,6 +67,8 @@ def run(
     log.set_level(arguments.logging.log_level)
     for notice in config.notices:
         log.info(notice)
+    for warning in config.warnings:
+        log.warning(warning)
     _refuse_what_is_not_built(config)
     output = Path(arguments.saving.output_dir)
     if world.world_size() > 1:
@@ -74,6 +77,7 @@ def run(
         checkpoint = group.decide(lambda: choose_resume(output, resume, restarted=world.restarted()))
         prepared = group.in_turn(lambda: _prepared(config, data_dir, model, data, checkpoint))
         stop.leave_before_training()
+        _warn_of_warm_up(config, prepared)
         with group.together():
             if world.is_main():
                 make_way(output, checkpoint)
@@ -125,6 +129,14 @@ def _reported(output: Path) -> Iterator[None]:
 def _write_report(output: Path) -> None:
     if world.is_main():
         write_report(output)
+
+
+def _warn_of_warm_up(config: Config, prepared: Prepared) -> None:
+    """Where the data decide how many steps there are; `max_steps` is compared when the YAML is read."""
+    schedule, steps = config.training_args.schedule, prepared.total_steps
+    if schedule.max_steps == -1 and schedule.warmup_steps >= max(1, steps):
+        place = config.origins.get("training_args.warmup_steps", "")
+        log.warning(f"{place}: training_args.warmup_steps: {unfinished_warmup(steps)}")
 
 
 def _refuse_what_is_not_built(config: Config) -> None:

@@ -6,16 +6,20 @@ from typing import Any
 
 import torch
 from torch import nn
+from transformers import PreTrainedConfig
 
 from finetune import log, world
 from finetune.config.arguments import count_steps
 from finetune.config.schema import Config
 from finetune.data.dataset import Examples
-from finetune.estimate.machine import in_words
+from finetune.estimate.machine import in_words, resident_bytes
+from finetune.estimate.processor import Processor
 from finetune.folder import PREDICTIONS_FILE
 from finetune.manifest import read_manifest
 from finetune.model.batch import require_known_ids
-from finetune.model.load import read_model_config
+from finetune.model.load import read_model_config, stored_dtype
+from finetune.model.precision import spelt
+from finetune.model.products import known_processor
 from finetune.train.checkpoint.holder import check_parameters
 from finetune.train.checkpoint.rng import restore_rng, seed_apart
 from finetune.train.checkpoint.save import restore
@@ -33,7 +37,7 @@ from finetune.train.record import RunRecord
 from finetune.train.saver import Saver
 from finetune.train.scoring import Scorer
 from finetune.train.signals import StopSignals
-from finetune.train.trainee import Trainee, make_trainee
+from finetune.train.trainee import Trainee, effective, make_trainee
 
 
 def train_model(
@@ -51,11 +55,13 @@ def train_model(
     `profiled`: watch a few steps, and tell where their time goes.
     """
     config = prepared.config
-    _require_known_ids(prepared, model)
+    shape = read_model_config(model, config.model)
+    _require_known_ids(prepared, shape)
     if config.training_args.saving.save_strategy == "no":
         log.warning("training_args.save_strategy: no: what is learnt is not kept when the run ends")
     device = group.join(config.training_args.placement)
-    prepared = prepared.fitted(kind_of(device), min(group.gather(free_memory(device))))
+    free, told_dtype = min(group.gather(free_memory(device))), spelt(stored_dtype(shape))
+    prepared = prepared.fitted(kind_of(device), free, _processor(device), told_dtype)
     with memory_errors(lambda: ("loading the model", _smaller(config))):
         trainee = make_trainee(
             config,
@@ -65,6 +71,7 @@ def train_model(
             total_steps=prepared.total_steps,
             recompute=prepared.recompute or 0,
             sight=prepared.template.sight,
+            precision=prepared.precision,
         )
     frozen = fingerprint_frozen(trainee.tuned, trainee.back_end.held)
     saver = Saver(output, config.training_args.saving, trainee, prepared.template, prepared.identity)
@@ -77,6 +84,7 @@ def train_model(
             watched = Profile.of_run(output, trainee.objective, position.step, loop.total_steps)
             loop = replace(loop, profile=watched)
         record.note(base=_describe(trainee), plan=_plan(loop))
+        record.note(effective=effective(trainee, config, loop.total_steps))
         log.info(
             f"{loop.plan.conversations_per_step} conversations a step, {loop.plan.steps_per_epoch} steps an "
             f"epoch, {loop.total_steps} in all; {_processes(trainee)}"
@@ -91,6 +99,14 @@ def train_model(
     record.note(result=_result(loop))
     record.note(result={"evaluation": _test(prepared, loop.scorer, output / PREDICTIONS_FILE)})
     _compare_memory(prepared, device, record)
+
+
+def _processor(device: torch.device) -> Processor:
+    """The figures of the CPU, the same in all processes; what the libraries take is what they take now."""
+    if device.type != "cpu":
+        return Processor()
+    resident = max(group.gather(resident_bytes()))
+    return replace(group.decide(known_processor), library_bytes=resident)
 
 
 def _compare_memory(prepared: Prepared, device: torch.device, record: RunRecord) -> None:
@@ -114,9 +130,9 @@ def _smaller(config: Config) -> str:
     return f"set {less}, or training_args.deepspeed"
 
 
-def _require_known_ids(prepared: Prepared, model: str) -> None:
+def _require_known_ids(prepared: Prepared, shape: PreTrainedConfig) -> None:
     """Compare the data with the vocabulary before the weights are loaded."""
-    vocabulary = read_model_config(model, prepared.config.model).get_text_config().vocab_size
+    vocabulary = shape.get_text_config().vocab_size
     for examples in _all_examples(prepared):
         require_known_ids(int(examples.input_ids.max()), vocabulary)
 
@@ -208,6 +224,7 @@ def _describe(trainee: Trainee) -> dict[str, Any]:
         "class": type(tuned.base).__name__,
         "model_type": tuned.base.config.model_type,
         "dtype": str(tuned.base_dtype).removeprefix("torch."),
+        "compute_dtype": str(tuned.compute_dtype).removeprefix("torch."),
         "parameters": sum(_count(trainee, p) for p in tuned.base.parameters()),
         "trainable": sum(_count(trainee, p) for _, p in tuned.trainable()),
         "tuning": tuned.kind,

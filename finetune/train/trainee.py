@@ -1,24 +1,30 @@
 """What is trained, and what changes it: model, objective, optimizer, schedule, on their device."""
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
+from enum import Enum
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate.utils import set_seed
+from peft import PeftModel
 from torch import nn
 from torch.optim.lr_scheduler import LRScheduler
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from finetune import log
 from finetune.chat.sight import Sight
+from finetune.config.arguments import count_steps
+from finetune.config.library_options import schedule_options
 from finetune.config.schema import Config
+from finetune.estimate.precision import NAMES, Precision
 from finetune.model.attention import Layout
 from finetune.model.head import SupervisedLoss, is_direct
 from finetune.model.layout import choose_layout, use_layout
-from finetune.model.load import load_base
+from finetune.model.load import DTYPES, load_base
 from finetune.model.mapped import map_base
 from finetune.model.tuning import Tuned, apply_tuning, load_adapter
 from finetune.model.vision import Vision, tower_learns, vision_of
@@ -56,16 +62,18 @@ def make_trainee(
     total_steps: int,
     recompute: int = 0,
     sight: Sight | None = None,
+    precision: Precision | None = None,
 ) -> Trainee:
     """Load the base, tune it as configured, and choose its layout for examples of up to `longest` tokens.
 
     recompute: the interval of the layers that are computed a second time in the backward pass; 0: none.
-    sight: how the checkpoint takes pictures, where examples may have some.
+    sight: how the checkpoint takes pictures, where examples may have some. precision: of the frozen weights and
+    their products; None: as they are stored.
     """
     arguments = config.training_args
     set_seed(arguments.batches.seed)
     sharing = Sharing.of(config, model)
-    tuned = load_tuned(config, model, device, sharing)
+    tuned = load_tuned(config, model, device, sharing, precision)
     learns = sum(parameter.numel() for _, parameter in tuned.trainable())
     total = learns + sum(parameter.numel() for _, parameter in tuned.frozen())
     log.info(
@@ -97,12 +105,48 @@ def make_trainee(
     return Trainee(tuned, objective, optimizer, schedule, back_end, device, layout, vision)
 
 
-def load_tuned(config: Config, model: str, device: torch.device, sharing: Sharing) -> Tuned:
+def effective(trainee: Trainee, config: Config, total_steps: int) -> dict[str, Any]:
+    """What the libraries were given, each value stated: for run.json, beside what was asked."""
+    schedule = config.training_args.schedule
+    model = trainee.tuned.model
+    return {
+        "peft_config": _plain(model.active_peft_config.to_dict()) if isinstance(model, PeftModel) else None,
+        "optimizer": {"class": type(trainee.optimizer).__name__, **_plain(trainee.optimizer.defaults)},
+        "lr_scheduler": {
+            "type": schedule.lr_scheduler_type,
+            "num_warmup_steps": count_steps(schedule.warmup_steps, total_steps),
+            "num_training_steps": total_steps,
+            **schedule_options(schedule),
+        },
+    }
+
+
+def _plain(value: Any) -> Any:
+    """As JSON has it; sets in order."""
+    match value:
+        case Enum():
+            return value.value
+        case Mapping():
+            return {str(key): _plain(item) for key, item in value.items()}
+        case set() | frozenset():
+            return sorted(map(_plain, value))
+        case list() | tuple():
+            return [_plain(item) for item in value]
+        case torch.Tensor():
+            return value.item()
+        case None | bool() | int() | float() | str():
+            return value
+    return str(value)
+
+
+def load_tuned(
+    config: Config, model: str, device: torch.device, sharing: Sharing, precision: Precision | None = None
+) -> Tuned:
     """The base model with what is to be learnt on it: a new adapter, a given one, or all its weights."""
     if sharing.weights:
         base = map_base(model, config.model)
     else:
-        base = load_base(model, config.model, device=device, dtype=sharing.load_dtype())
+        base = load_base(model, config.model, device=device, dtype=sharing.load_dtype(), precision=precision)
     whole_model = config.peft_config is None and config.model.adapter is None
     # DeepSpeed widens what it keeps, and so do optimizers that keep what bfloat16 lacks.
     wide = not (sharing.weights or (sharing.kind == "zero" and whole_model) or sharing.narrow)
@@ -111,6 +155,8 @@ def load_tuned(config: Config, model: str, device: torch.device, sharing: Sharin
         sharing.refuse_adapter(tuned)
     else:
         tuned = apply_tuning(base, config.peft_config, freeze=config.model.freeze, wide=wide)
+    if precision is not None and precision.widened:
+        return replace(tuned, base_dtype=DTYPES[NAMES[precision.stored]], computed_in=torch.float32)
     return tuned if sharing.kind == "replicated" else replace(tuned, base_dtype=sharing.dtype)
 
 

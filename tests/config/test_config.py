@@ -136,3 +136,36 @@ def test_the_best_checkpoint_is_chosen_as_transformers_does(
     saving = load(f"training_args: {args}").training_args.saving
     assert saving.best_metric == metric
     assert saving.higher_is_best is higher
+
+
+@pytest.mark.parametrize(
+    ("text", "warned"),
+    [
+        (
+            "training_args: {lr_scheduler_type: cosine_with_min_lr, lr_scheduler_kwargs: {min_lr: 0.1}}",
+            ["2:86: training_args.lr_scheduler_kwargs.min_lr: is above learning_rate (5e-05): the rate rises"],
+        ),
+        (
+            "training_args: {lr_scheduler_type: cosine_with_min_lr, lr_scheduler_kwargs: {min_lr_rate: 1.5}}",
+            ["2:91: training_args.lr_scheduler_kwargs.min_lr_rate: is above 1"],
+        ),
+        (
+            "training_args: {warmup_steps: 100, max_steps: 100}",
+            ["2:31: training_args.warmup_steps: the run ends before its warm-up does: learning_rate is never"],
+        ),
+        ("training_args: {warmup_steps: 99, max_steps: 100}", []),
+        ("training_args: {warmup_steps: 0.5, max_steps: 1}", []),
+        ("training_args: {warmup_steps: 1000}", []),
+        (
+            "training_args: {learning_rate: 1, lr_scheduler_type: cosine_with_min_lr,\n"
+            "  lr_scheduler_kwargs: {min_lr: 0.1}}",
+            [],
+        ),
+    ],
+)
+def test_what_is_hardly_meant_is_a_warning_at_its_place(
+    text: str, warned: list[str], load: Callable[..., Config], tmp_path: Path
+) -> None:
+    found = [line.removeprefix(f"{tmp_path}/c.yaml:") for line in load(text).warnings]
+    assert len(found) == len(warned)
+    assert all(line.startswith(wanted) for line, wanted in zip(found, warned, strict=True)), found

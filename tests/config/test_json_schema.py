@@ -48,7 +48,8 @@ def test_a_shipped_yaml_opens_with_the_schema_that_describes_it(path: Path) -> N
 def test_every_key_is_described_where_it_stands(key: Key, tmp_path: Path) -> None:
     shape = SCHEMA
     for part in key.level.split(".") if key.level else ():
-        shape = shape["properties"][part]
+        of_lora = shape.get("allOf", [{}])[0].get("then", shape)
+        shape = of_lora["properties"][part]
         shape = shape["oneOf"][1]["items"] if part == "train_file" else shape
     if key.kinds and key.name != "peft_type":
         (shape,) = [

@@ -2,12 +2,14 @@
 
 import inspect
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import MISSING, fields
 from enum import Enum
+from types import MappingProxyType
 from typing import Any
 
 import pytest
+import torch
 from peft import (
     IA3Config,
     LoraConfig,
@@ -16,15 +18,16 @@ from peft import (
     PromptTuningConfig,
 )
 from transformers import GenerationConfig, Seq2SeqTrainingArguments
-from transformers.optimization import TYPE_TO_SCHEDULER_FUNCTION
+from transformers.optimization import TYPE_TO_SCHEDULER_FUNCTION, Adafactor
 from transformers.trainer_utils import SchedulerType
 from transformers.training_args import OptimizerNames
 
 from finetune.config import fsdp_keys, generation, peft_keys, transformers_keys
 from finetune.config.arguments import OWNERS, Optimizer, Schedule, TrainingArgs
-from finetune.config.conflicts import SCHEDULE_OPTIONS
 from finetune.config.fsdp import FsdpConfig
 from finetune.config.legacy import RENAMED
+from finetune.config.library_options import OPTIMIZERS, OWN_KEYS, SCHEDULES
+from finetune.config.section import Section
 from finetune.config.tuning import TUNINGS
 
 OURS_IN_PLACE_OF_NONE = {
@@ -100,11 +103,58 @@ def test_optimizers_and_schedules_are_transformers_own() -> None:
     assert {name.value for name in SchedulerType} - schedules == {"reduce_lr_on_plateau", "greedy"}
 
 
-@pytest.mark.parametrize("kind", SCHEDULE_OPTIONS)
+def options_of(section: type[Section], but: Mapping[str, object] = MappingProxyType({})) -> dict[str, object]:
+    """Option -> default, MISSING where there is none."""
+    fields = section.model_fields.items()
+    return {name: but.get(name, MISSING if field.is_required() else field.default) for name, field in fields}
+
+
+def parameters_of(function: Callable[..., object], leave_out: set[str]) -> dict[str, object]:
+    """Keyword -> default, likewise."""
+    parameters = inspect.signature(function).parameters.values()
+    return {
+        one.name: MISSING if one.default is one.empty else one.default
+        for one in parameters
+        if one.name not in leave_out
+    }
+
+
+@pytest.mark.parametrize("kind", SCHEDULES)
 def test_options_of_a_schedule_are_those_of_its_function(kind: str) -> None:
     of_the_run = {"optimizer", "num_warmup_steps", "num_training_steps", "last_epoch"}
     function = TYPE_TO_SCHEDULER_FUNCTION[SchedulerType(kind)]
-    assert set(SCHEDULE_OPTIONS[kind]) == set(inspect.signature(function).parameters) - of_the_run
+    assert options_of(SCHEDULES[kind]) == parameters_of(function, of_the_run)
+
+
+NOT_FOR_US = {"self", "params", "optim_bits", "args"}
+"""`optim_bits`, `args`: bitsandbytes' 8-bit optimizers refuse what is not their default."""
+
+OPTIMIZER_CLASSES: Mapping[str, Callable[..., object]] = {
+    "adamw_torch": torch.optim.AdamW,
+    "adamw_torch_fused": torch.optim.AdamW,
+    "sgd": torch.optim.SGD,
+    "adagrad": torch.optim.Adagrad,
+    "rmsprop": torch.optim.RMSprop,
+    "adafactor": Adafactor,
+}
+OTHERWISE: Mapping[str, Mapping[str, object]] = {
+    "adamw_torch_fused": {"fused": None},
+    "adafactor": {"scale_parameter": True, "relative_step": True},
+}
+"""Where ours is another default, theirs."""
+
+
+@pytest.mark.parametrize("kind", OPTIMIZERS)
+def test_options_of_an_optimizer_are_those_of_its_class(kind: str) -> None:
+    maker = OPTIMIZER_CLASSES.get(kind)
+    if maker is None:
+        bitsandbytes = pytest.importorskip("bitsandbytes.optim")
+        maker = bitsandbytes.PagedAdamW8bit if kind.startswith("paged") else bitsandbytes.AdamW8bit
+    own = set() if kind in ("adagrad", "rmsprop", "adafactor") else {"eps"}
+    theirs = parameters_of(maker, NOT_FOR_US | (OWN_KEYS.keys() - {"eps"}) | own)
+    if "8bit" in kind:
+        del theirs["amsgrad"]  # refused by bitsandbytes itself when true
+    assert options_of(OPTIMIZERS[kind], OTHERWISE.get(kind, {})) == theirs
 
 
 PEFT = {

@@ -17,7 +17,7 @@ from finetune.data.encode import Encoder, encode, turn_lengths
 from finetune.data.ledger import FATES, Ledger
 from finetune.data.reading.formats import PlainText
 from finetune.data.stream import encoded
-from finetune.errors import DataError, TemplateError
+from finetune.errors import InternalError, RankFailedError, TemplateError
 
 
 @pytest.fixture(scope="module")
@@ -202,7 +202,7 @@ def test_a_ledger_adds_up_or_says_it_does_not():
         "5 rows: 1 trained, 1 truncated, 1 dropped: too long, 1 dropped: no answer to learn, "
     )
     ledger.rows += 1
-    with pytest.raises(DataError, match="accounts for 5 of 6 rows"):
+    with pytest.raises(InternalError, match="accounts for 5 of 6 rows; this is a defect of finetune"):
         ledger.check()
 
 
@@ -261,7 +261,7 @@ def test_several_processes_make_what_one_makes_in_the_same_order(glm4, small_bat
 
 def test_a_worker_that_is_killed_ends_the_work_with_a_reason(glm4, two_cores, monkeypatch):
     monkeypatch.setattr(Encoder, "encode", lambda *_: os.kill(os.getpid(), signal.SIGKILL))
-    with pytest.raises(DataError, match=r"was killed .*num_proc: 1"):
+    with pytest.raises(RankFailedError, match=r"was killed .*num_proc: 1"):
         list(encoded(Encoder(glm4, 40), enumerate([talk("q", "a")] * 200), processes=2))
 
 

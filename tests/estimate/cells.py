@@ -147,6 +147,7 @@ def _configure(cell: Cell, output: Path, steps: int) -> Path:
         arguments["gradient_checkpointing"] = True
     content: dict[str, Any] = {
         "data_config": {"train_file": "train.jsonl"},
+        "model_config": {"dtype": cell.precision},  # whatever this processor is fast in
         "training_args": {**arguments, "use_cpu": True},
         "run": {"tokens_per_micro_batch": cell.tokens, "conversations_per_step": max(4, cell.tokens // 128)},
     }

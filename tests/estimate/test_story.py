@@ -22,7 +22,10 @@ def test_the_estimate_of_a_run_is_the_one_the_run_makes(data: Path, small: Path,
     output = train(data, str(small), path)
     run = json.loads((output / "run.json").read_text())
     found = estimate(str(small), path, data_dir=data)
-    assert dict(found.choice.memory.parts) == run["memory"]["parts"]
+    estimated, taken = dict(found.choice.memory.parts), run["memory"]["parts"]
+    # The process that runs this test has loaded more than a run's own has, which is what is measured.
+    assert 0 < estimated.pop("libraries") <= 1.2 * taken.pop("libraries")
+    assert estimated == taken
     assert (found.steps, found.tokens) == (
         run["result"]["steps"],
         pytest.approx(run["result"]["tokens"], rel=0.2),

@@ -10,7 +10,6 @@ import pytest
 from finetune.chat.load import load_template
 from finetune.chat.messages import Conversation, Message, ToolCall
 from finetune.data.dataset import Sample
-from finetune.errors import TemplateError
 from finetune.eval import evaluate as module
 from finetune.eval.evaluate import ask, evaluate
 from finetune.eval.loss import reference_loss
@@ -92,16 +91,25 @@ def test_no_prompt_holds_its_own_reference(rows_and_report) -> None:
     assert not any(row["reference"] in row["prompt"] for row in rows)
 
 
-def test_a_prompt_that_changes_with_its_reference_is_refused_with_its_place(
+def test_a_prompt_stays_the_same_whatever_its_reference_says(engine: HFEngine, samples: list[Sample]) -> None:
+    questions, _ = ask(engine.template, samples, turns="all", max_input_length=None)
+    conversations = {sample.origin: sample.conversation for sample in samples}
+    for question in questions:
+        messages = list(conversations[question.origin].messages)
+        messages[question.turn] = Message("assistant", "something else")
+        other = Sample(Conversation(tuple(messages), question.asked.tools), question.origin)
+        asked, _ = ask(engine.template, [other], turns="all", max_input_length=None)
+        (same_turn,) = [one for one in asked if one.turn == question.turn]
+        assert (same_turn.prompt, same_turn.reference.content) == (question.prompt, "something else")
+
+
+def test_calls_that_cannot_be_read_back_are_left_out_and_counted(
     engine: HFEngine, samples: list[Sample], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(
-        module,
-        "prompt_for",
-        lambda template, conversation, turn: template.prompt(conversation.before(turn + 1)),
-    )
-    with pytest.raises(TemplateError, match=r"dev.jsonl:1: message 2: the prompt changes with the reference"):
-        evaluate(engine, samples, sampling=LONG)
+    monkeypatch.setattr(engine.template, "dialect", replace(engine.template.dialect, read_calls=None))
+    questions, skipped = ask(engine.template, samples, turns="all", max_input_length=None)
+    assert {question.kind for question in questions} == {"text"}
+    assert skipped == {"tool call, which cannot be read back in this chat template's spelling": 1}
 
 
 def test_the_last_turn_alone_can_be_asked_for(engine: HFEngine, samples: list[Sample]) -> None:

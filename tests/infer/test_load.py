@@ -9,6 +9,7 @@ from finetune.chat.load import load_template
 from finetune.chat.messages import Conversation, Message
 from finetune.data.encode import prompt_of
 from finetune.errors import ModelError
+from finetune.estimate.processor import Processor, keep
 from finetune.infer.engine import Sampling
 from finetune.infer.load import load_engine
 
@@ -48,13 +49,18 @@ def test_an_adapter_folder_brings_its_base(adapter: Path) -> None:
         assert answer(engine, "你好") == "你好，我在。"
 
 
-def test_a_model_keeps_the_dtype_it_is_stored_in(taught: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("slowdown", "dtype"), [(1.1, torch.bfloat16), (9.0, torch.float32)])
+def test_a_model_keeps_the_dtype_it_is_stored_in_unless_the_processor_is_slow_in_it(
+    slowdown: float, dtype: torch.dtype, taught: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from transformers import GlmForCausalLM
 
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    keep(Processor({"BF16": slowdown}))
     GlmForCausalLM.from_pretrained(taught, dtype=torch.bfloat16).save_pretrained(tmp_path)
     load_template(taught).save(tmp_path)
     engine = load_engine(str(tmp_path))
-    assert {parameter.dtype for parameter in engine.model.parameters()} == {torch.bfloat16}
+    assert {parameter.dtype for parameter in engine.model.parameters()} == {dtype}
     assert answer(engine, "Where is the river?")
 
 

@@ -1,6 +1,7 @@
 """Which weights learn, under which names, and which adapters are taken up again."""
 
 import json
+from dataclasses import field, fields, make_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,12 @@ from pydantic import TypeAdapter
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from finetune.config.tuning import Tuning
+from finetune.config.tuning import TUNINGS, Tuning, all_options
 from finetune.errors import ConfigError, ModelError, UntrustedContentError
+from finetune.model import tuning as room
 from finetune.model.save import save_tuned
 from finetune.model.tiny import make_tiny
-from finetune.model.tuning import Tuned, apply_tuning, load_adapter
+from finetune.model.tuning import Tuned, apply_tuning, load_adapter, peft_config
 
 TUNING: TypeAdapter[Tuning] = TypeAdapter(Tuning)
 QKV = {"peft_type": "LORA", "target_modules": ["query_key_value"]}
@@ -76,7 +78,6 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         {"target_modules": "q_proj"},
         r"'q_proj' matches no .* such as \[q_proj, v_proj\]",
     ),
-    "a broken pattern": ({"target_modules": "(("}, r"target_modules: '\(\(' is no regular expression"),
     "no names at all": ({}, "target_modules"),
     "a misspelt head": ({"modules_to_save": ["lm_haed"]}, "modules_to_save: .* did you mean lm_head"),
     "a rank for nothing": ({"rank_pattern": {"query": 2}}, "rank_pattern: 'query' matches no module"),
@@ -267,3 +268,55 @@ def test_an_adapter_of_plain_peft_is_one_of_ours(small: Path, tmp_path: Path) ->
     ours = load_adapter(AutoModelForCausalLM.from_pretrained(small), tmp_path)
     assert all(map(torch.equal, ours.model.state_dict().values(), theirs.state_dict().values()))
     assert torch.allclose(logits(ours.model), logits(theirs), rtol=1e-5, atol=1e-6)  # other order of sums
+
+
+SMALLEST: dict[str, dict[str, Any]] = {
+    "LORA": {"target_modules": ["q_proj"]},
+    "IA3": {"target_modules": ["q_proj", "down_proj"], "feedforward_modules": ["down_proj"]},
+    "PREFIX_TUNING": {"num_virtual_tokens": 2},
+    "P_TUNING": {"num_virtual_tokens": 2},
+    "PROMPT_TUNING": {"num_virtual_tokens": 2},
+}
+CLASSES = {
+    "LORA": "LoraConfig",
+    "IA3": "IA3Config",
+    "PREFIX_TUNING": "PrefixTuningConfig",
+    "P_TUNING": "PromptEncoderConfig",
+    "PROMPT_TUNING": "PromptTuningConfig",
+}
+FROM_THE_MODEL = {
+    "token_dim",
+    "num_transformer_submodules",
+    "num_attention_heads",
+    "num_layers",
+    "tokenizer_name_or_path",
+}
+
+
+@pytest.mark.parametrize("kind", TUNINGS)
+def test_what_a_run_records_is_what_peft_gets_whatever_the_defaults_of_its_version(
+    kind: str, base: PreTrainedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tuning = TUNING.validate_python({"peft_type": kind, **SMALLEST[kind]})
+    recorded = tuning.model_dump()
+    options = {one.name for one in fields(getattr(room, CLASSES[kind]))} & all_options(tuning).keys()
+    changed = [(one, Any, field(default_factory=lambda: pytest.fail("a default of peft's"))) for one in options]
+    later = make_dataclass("Later", changed, bases=(getattr(room, CLASSES[kind]),), kw_only=True)
+    monkeypatch.setattr(room, CLASSES[kind], later)
+    got = peft_config(base, tuning)
+    for key, value in recorded.items():
+        found = getattr(got, key)
+        value = set(value) if isinstance(found, set) else value
+        assert found == value or (key in FROM_THE_MODEL and value is None), key
+
+
+def test_an_option_that_an_older_peft_lacks_is_left_out_at_its_default_and_refused_elsewhere(
+    base: PreTrainedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = [one.name for one in fields(room.PrefixTuningConfig) if one.name != "init_weights"]
+    older = make_dataclass("Older", [(name, Any, None) for name in known])
+    monkeypatch.setattr(room, "PrefixTuningConfig", older)
+    prefix = {"peft_type": "PREFIX_TUNING", "num_virtual_tokens": 2}
+    assert peft_config(base, TUNING.validate_python(prefix)).num_virtual_tokens == 2
+    with pytest.raises(ConfigError, match=r"init_weights: peft .* has no such option"):
+        peft_config(base, TUNING.validate_python(prefix | {"init_weights": "zero"}))

@@ -14,7 +14,7 @@ from finetune.config.schema import DataConfig
 from finetune.config.tuning import LoraTuning, PrefixTuning
 from finetune.data.dataset import Examples, load_conversations, load_examples
 from finetune.data.encode import Example
-from finetune.errors import ConfigError, DataError, TemplateError
+from finetune.errors import ConfigError, DataError
 from finetune.eval import metrics
 from finetune.eval.evaluate import ask
 from finetune.folder import read_run
@@ -81,9 +81,7 @@ def test_2_a_call_learns_to_end_for_its_result_and_an_answer_for_the_user(
     assert found == 'sky\n{"at": "mill"}<|observation|>\nIt is clear.<|user|>'
 
 
-def test_3_a_prompt_never_holds_its_reference_and_a_template_that_leaks_it_is_caught(
-    template: ChatTemplate, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_3_a_prompt_never_holds_its_reference(template: ChatTemplate, tmp_path: Path) -> None:
     encoded(template, tmp_path, {"messages": TWO_TURNS})
     samples = load_conversations(DataConfig(train_file="t.jsonl"), "t.jsonl", tmp_path)
     questions, _ = ask(template, samples, turns="all", max_input_length=None)
@@ -92,12 +90,6 @@ def test_3_a_prompt_never_holds_its_reference_and_a_template_that_leaks_it_is_ca
         "[gMASK]<sop><|user|>\nfirst<|assistant|>",
         "[gMASK]<sop><|user|>\nfirst<|assistant|>\nred<|user|>\nsecond<|assistant|>",
     ]
-    monkeypatch.setattr(
-        "finetune.eval.evaluate.prompt_for",
-        lambda template, conversation, turn: template.render(conversation)[0].input_ids,
-    )
-    with pytest.raises(TemplateError, match=r"t\.jsonl:1: message 2: the prompt changes with the reference"):
-        ask(template, samples, turns="all", max_input_length=None)
 
 
 def test_4_a_plain_sample_and_one_with_tools_share_a_file_and_no_null_reaches_a_prompt(

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
+from finetune.base import base_identity
 from finetune.errors import ResumeMismatchError
 from finetune.train.checkpoint.identity import (
     Identity,
-    base_identity,
     compare,
     kept_conversations_per_step,
     what_matters,
@@ -204,3 +204,13 @@ def test_a_base_model_is_known_by_its_content_not_its_place(tmp_path: Path) -> N
     assert first != base_identity(make_base(tmp_path / "c", weights + b"x"))
     assert first != base_identity(make_base(tmp_path / "d", bytes(other)))
     assert base_identity("org/name") == {"id": "org/name"}
+
+
+def test_a_checkpoint_that_tells_no_samples_of_tensors_is_compared_by_what_it_tells() -> None:
+    told = {"config.json": "c" * 64, "model.safetensors": "9 bytes, samples 1"}
+    sampled = told | {"tensors": {"model.safetensors": "2"}}
+    assert check(identity(base=sampled), saved=identity(base=told)) == []
+    assert check(identity(base=sampled), saved=identity(base=sampled)) == []
+    other = told | {"tensors": {"model.safetensors": "3"}}
+    with pytest.raises(ResumeMismatchError, match=r"base\.tensors\.model\.safetensors: 2 in the checkpoint, 3"):
+        check(identity(base=other), saved=identity(base=sampled))

@@ -62,6 +62,21 @@ def test_a_method_trains_resumes_and_loads(method: str, small: Path, data: Path,
     run = run_json(output)
     assert run["plan"]["layout"] == ("single" if method in SINGLE else "flat")
     assert loss_elsewhere(output, data) == pytest.approx(run["result"]["evaluation"]["loss"], rel=1e-6)
+    check_record(run, json.loads((output / "checkpoint-4" / "adapter_config.json").read_text()))
+
+
+FOUND_IN_THE_MODEL = {"target_modules", "feedforward_modules", "modules_to_save", "token_dim"}
+"""Names that are mapped to the architecture's, and a shape that is corrected."""
+
+
+def check_record(run: dict[str, Any], saved: dict[str, Any]) -> None:
+    """What run.json says was asked, what it says peft got, and what the checkpoint holds are one thing."""
+    effective = run["effective"]["peft_config"]
+    for key, asked in run["config"]["peft_config"].items():
+        assert effective[key] == asked or asked is None or key in FOUND_IN_THE_MODEL, key
+    inexact = {"inference_mode"}  # peft's own word for: this is not training
+    of_files = {key: value for key, value in saved.items() if key not in inexact}
+    assert of_files == {key: effective[key] for key in of_files}
 
 
 @pytest.fixture
@@ -77,7 +92,7 @@ def bfloat16(small: Path, tmp_path: Path) -> Path:
 def test_a_method_trains_on_a_bfloat16_base(
     method: str, bfloat16: Path, data: Path, configure: Configure
 ) -> None:
-    output = check_run(bfloat16, data, configure(METHODS[method], **SHORT))
+    output = check_run(bfloat16, data, configure(METHODS[method], **SHORT), ("model_config.dtype=bfloat16",))
     assert loss_elsewhere(output, data) == pytest.approx(
         run_json(output)["result"]["evaluation"]["loss"], rel=1e-3
     )

@@ -121,6 +121,8 @@ class _Survey:
                 pass
         else:
             self._encode(looked_at, report, self.template)
+        for finding in intake.unread.findings():
+            self.findings.add(finding)
         report.rows = intake.rows
         report.format, report.why = intake.format()
         if report.ledger is not None:
@@ -144,9 +146,8 @@ class _Survey:
         self.fingerprints.add(text, record.line)
         self.writing.add(text)
         report.count(source)
-        if isinstance(source, Conversation):
-            for remark in review(source):
-                self.findings.add(record.malformed(remark.code, remark.message, remark.path))
+        for remark in review(source):
+            self.findings.add(record.malformed(remark.code, remark.message, remark.path))
 
     def _refuse(self, problem: Malformed, report: FileReport) -> None:
         self.findings.add(problem)

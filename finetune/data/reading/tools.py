@@ -75,20 +75,3 @@ def call_arguments(value: Any, where: str, path: KeyPath) -> dict[str, Any]:
         reason = f"{where}: arguments are {json_kind(arguments)}; expected a JSON object"
         raise WrongRecordError("E210", reason, path)
     return arguments
-
-
-def call_in_text(content: str) -> tuple[ToolCall, ...]:
-    """The call that `content` is, if it is a JSON object of exactly a name and arguments."""
-    if not content.lstrip().startswith("{"):
-        return ()
-    try:
-        value = loads(content)
-        if (
-            set(value) != {"name", "arguments"}
-            or not isinstance(value["name"], str)
-            or not value["name"].strip()
-        ):
-            return ()
-        return (ToolCall(value["name"], call_arguments(value["arguments"], "", ())),)
-    except (NotJSONError, WrongRecordError):
-        return ()

@@ -6,16 +6,14 @@
 Everything here is JSON and stands in every manifest. Secrets do not: keys that may change are left out.
 """
 
-import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from fnmatch import fnmatchcase
-from pathlib import Path
 from typing import Any, Self
 
-from finetune.disk import sha256_of
+from finetune.base import comparable
 from finetune.errors import ResumeMismatchError
 
 _SHA256 = re.compile(r"\b([0-9a-z]{12})[0-9a-z]{52}\b")
@@ -70,7 +68,8 @@ STEP_KEYS = (
 )
 """Config keys that matter only through the size of a step."""
 
-_SAMPLES, _SAMPLE_BYTES = 8, 4096
+AS_STORED = "as stored"
+"""The dtype of products in a checkpoint that tells none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,6 +147,11 @@ def kept_tokens(saved: Mapping[str, Any]) -> int | None:
     return tokens if isinstance(tokens, int) else None
 
 
+def kept_compute_dtype(saved: Mapping[str, Any]) -> str:
+    """The dtype of the products in a checkpoint's identity; one that does not tell computed as it is stored."""
+    return str(saved["environment"].get("compute_dtype") or AS_STORED)
+
+
 def _step_keys(identity: Mapping[str, Any]) -> list[Any]:
     return [identity["config"].get(key) for key in STEP_KEYS]
 
@@ -160,7 +164,7 @@ def compare(saved: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """
     kept = kept_conversations_per_step(saved, now)
     differences = [
-        *_differences(_comparable(saved), _comparable(now)),
+        *_differences(_comparable(saved), _comparable({**now, "base": comparable(saved["base"], now["base"])})),
         *_differences(
             {"conversations_per_step": saved["conversations_per_step"]}, {"conversations_per_step": kept}
         ),
@@ -203,34 +207,3 @@ def _differences(saved: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
 def _spell(values: Mapping[str, Any], key: str) -> str:
     value = values.get(key)
     return "nothing" if value is None else _SHA256.sub(r"sha256 \1…", str(value))
-
-
-def base_identity(model: Path | str) -> dict[str, Any]:
-    """What tells one base model from another without reading all of it.
-
-    Hashes of its config and index, and for each weight file its size and a hash of a few samples spread over it
-    (two models of one shape have equal sizes). A Hub id stands for itself.
-    """
-    folder = Path(model)
-    if not folder.is_dir():
-        return {"id": str(model)}
-    descriptions = sorted([*folder.glob("config.json"), *folder.glob("*.index.json")])
-    weights = sorted([*folder.glob("*.safetensors"), *folder.glob("*.bin")])
-    return {
-        **{path.name: sha256_of(path) for path in descriptions},
-        **{path.name: f"{path.stat().st_size} bytes, samples {_sample(path)}" for path in weights},
-    }
-
-
-def _sample(path: Path) -> str:
-    digest, size = hashlib.sha256(), path.stat().st_size
-    with path.open("rb") as file:
-        for offset in _offsets(size):
-            file.seek(offset)
-            digest.update(file.read(_SAMPLE_BYTES))
-    return digest.hexdigest()[:16]
-
-
-def _offsets(size: int) -> Sequence[int]:
-    last = max(0, size - _SAMPLE_BYTES)
-    return [last * index // (_SAMPLES - 1) for index in range(_SAMPLES)]

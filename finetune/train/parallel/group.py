@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from finetune import world
 from finetune.config.arguments import Placement
-from finetune.errors import FinetuneError, RankFailedError, ToldError
+from finetune.errors import FinetuneError, RankFailedError, ToldError, exit_code_of
 
 if TYPE_CHECKING:
     import torch
@@ -137,7 +137,7 @@ def _describe(error: Exception | None) -> _Failure | None:
     if not world.is_main():  # a defect: its place in the program would be lost
         print(f"rank {world.rank()}:", file=sys.stderr)
         traceback.print_exception(error)
-    return _Failure(world.rank(), RankFailedError.exit_code, f"{type(error).__name__}: {error}")
+    return _Failure(world.rank(), exit_code_of(error), f"{type(error).__name__}: {error}")
 
 
 def decide(question: Callable[[], T]) -> T:

@@ -14,7 +14,7 @@ from finetune.config.schema import Config
 from finetune.config.sharding import why_not_shared
 from finetune.errors import ConfigError
 from finetune.model.head import SupervisedLoss
-from finetune.model.load import DTYPES, read_model_config
+from finetune.model.load import DTYPES, read_model_config, stored_dtype
 from finetune.model.tuning import Tuned
 from finetune.train.parallel.back_end import BackEnd
 from finetune.train.parallel.replicated import Replicated
@@ -36,7 +36,7 @@ class Sharing:
         """What `deepspeed` or `fsdp` and the number of processes come to. Says what it fills in."""
         placement = config.training_args.placement
         shape = read_model_config(model, config.model)
-        dtype = DTYPES.get(config.model.dtype) or _stored_dtype(shape)
+        dtype = DTYPES.get(config.model.dtype) or stored_dtype(shape)
         alone = world.world_size() == 1
         _refuse_wide_base(config, dtype)
         if placement.deepspeed is not None:
@@ -140,6 +140,8 @@ class Sharing:
         """bfloat16 over wider weights, where `bf16` asks for it or the base came in it; None: as they are."""
         if self.kind == "zero" or self.narrow:
             return None  # the weights themselves are bfloat16
+        if tuned.compute_dtype != tuned.base_dtype:
+            return None  # computed in float32 because the processor is slow in what the base is stored in
         if tuned.mixed:
             return tuned.base_dtype
         narrow = torch.bfloat16
@@ -155,11 +157,3 @@ def _refuse_wide_base(config: Config, dtype: torch.dtype) -> None:
             f"run.master_weights: {masters} keeps the weights in bfloat16, and the base is {name}; "
             "set model_config.dtype: bfloat16, or remove it"
         )
-
-
-def _stored_dtype(shape: Any) -> torch.dtype:
-    """Of the checkpoint, as its config.json tells it."""
-    told = shape.dtype or getattr(shape.get_text_config(), "dtype", None)
-    if isinstance(told, torch.dtype):
-        return told
-    return DTYPES.get(str(told), torch.float32)
