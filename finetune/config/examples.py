@@ -13,6 +13,7 @@ _SHIPPED = ("lora.yaml", "ptuning_v2.yaml", "qlora.yaml", "sft.yaml", "tiny/lora
 _WRITTEN: Mapping[str, str] = {
     "data_config.train_file.file": "more.jsonl",
     "data_config.train_file.weight": "0.5",
+    "evaluation.retain_file": "retain.txt",
     "model_config.adapter": "output/checkpoint-500",
     "model_config.chat_template": "template.jinja",
     "model_config.chat_template_kwargs": "{enable_thinking: false}",

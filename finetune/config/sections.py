@@ -224,5 +224,8 @@ class EvaluationConfig(Section):
     limit: Count | None = None
     """At most so many conversations, from the top."""
 
+    retain_file: str | None = None
+    """A text or conversations not trained on: their loss before and after tells what was forgotten."""
+
     compare_with_base: bool = False
     """Evaluate the untrained model on test_file, too, before the first step: the report then shows the gain."""

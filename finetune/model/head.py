@@ -18,7 +18,7 @@ from finetune.data.encode import WEIGHT, Example
 from finetune.model.batch import Batch, collate
 from finetune.model.by_layer import ByLayerLinear
 from finetune.model.cross_entropy import projected_cross_entropy, summed_cross_entropy
-from finetune.model.tuning import Tuned
+from finetune.model.tuning import Kind, Tuned, adapter_off
 from finetune.model.vision import Vision
 
 _PROBE = 8
@@ -47,7 +47,7 @@ class SupervisedLoss(nn.Module):
     ) -> None:
         super().__init__()
         self.model = tuned.model
-        self.kind = tuned.kind
+        self.kind: Kind = tuned.kind
         self.virtual_tokens = tuned.virtual_tokens
         self.flat = flat
         self.direct = direct
@@ -70,6 +70,17 @@ class SupervisedLoss(nn.Module):
                 return self._logits(batch, first).sum() * 0.0
             row_weights = batch.columns.get(WEIGHT)
             return summed_cross_entropy(self._logits(batch, batch.rows), batch.targets, smoothing, row_weights)
+
+    @contextmanager
+    def of_base(self) -> Iterator[None]:
+        """While this is entered, the loss is that of the model without its adapter, prefix or prompt."""
+        kind, virtual_tokens = self.kind, self.virtual_tokens
+        self.kind, self.virtual_tokens = "full", 0
+        try:
+            with adapter_off(self.model):
+                yield
+        finally:
+            self.kind, self.virtual_tokens = kind, virtual_tokens
 
     def logits(self, batch: Batch, rows: Tensor) -> Tensor:
         """Logits at `rows` (K,): (K, V) in the model's dtype."""

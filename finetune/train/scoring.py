@@ -38,6 +38,8 @@ class Scorer:
     """Of `val_file`, for the loss, by the files' names (`DataConfig.val_files`)."""
     samples: Mapping[str, Sequence[Sample]]
     """Of `val_file`, for generation; empty without `predict_with_generate`."""
+    retain: Examples | None = None
+    """Of `evaluation.retain_file`, for the loss: what training may make the model forget."""
 
     def score(self) -> dict[str, float]:
         """The numbers of one evaluation on `val_file`: of all files together, then of each that has a name.
@@ -54,6 +56,8 @@ class Scorer:
             scores |= reports_together(list(reports.values())).metrics()
         for name, report in reports.items():
             scores |= {f"{metric}/{name}": value for metric, value in report.metrics().items() if name}
+        if self.retain is not None:
+            scores["retain_loss"] = self.loss(self.retain).value
         return scores
 
     @torch.no_grad()

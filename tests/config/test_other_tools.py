@@ -162,7 +162,7 @@ bnb_4bit_compute_dtype    here it is model_config.dtype
 freeze_parameters         here it is model_config.freeze
 freeze_vit                here it is model_config.freeze: [vision]
 target_regex              here it is peft_config.target_modules
-lorap_lr_ratio            all trained weights have one learning rate
+lorap_lr_ratio            here it is run.loraplus_lr_ratio
 max_epochs                here it is training_args.num_train_epochs
 eval_limit                here it is evaluation.limit
 eval_metric               here it is evaluation.metrics
