@@ -56,6 +56,15 @@ class Controls:
         found = self._spelt.findall(text)
         return found[-1] if found else None
 
+    def behind_last(self, text: str) -> tuple[str | None, str]:
+        """The last control token in rendered text, and what stands behind it."""
+        found = list(self._spelt.finditer(text))
+        return (found[-1][0], text[found[-1].end() :]) if found else (None, text)
+
+    def all_in(self, text: str) -> list[str]:
+        """The control tokens in rendered text, in order."""
+        return self._spelt.findall(text)
+
     def guard_data(self, value: Any) -> Any:
         return _map_strings(self.guard, value)
 

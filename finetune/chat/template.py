@@ -106,7 +106,8 @@ class ChatTemplate:
 
     def write(self, conversation: Conversation, *, train_on: TrainOn = "all") -> tuple[Transcript, ...]:
         """The texts of a conversation: one as a rule; one per trained turn where a single text cannot hold all
-        of them as they are written (the template drops old thoughts; a turn is not followed by its own stop).
+        of them as they are written (the template drops old thoughts; a turn is not followed by its own stop; an
+        engine would encode the history otherwise).
 
         `everything`: prompts are learnt, too, up to the last trained turn. Raises TemplateError where that
         takes several texts.
@@ -119,7 +120,26 @@ class ChatTemplate:
         followed = script.follow([i for i in turns if i <= trained[-1]], frozenset(trained))
         if train_on == "everything":
             return (replace(_in_one_text(followed), everything=True),)
-        return tuple(script.alone(i) for i in trained) if followed is None else (followed,)
+        if followed is None or not self._is_fed_alike(followed):
+            return tuple(script.alone(i) for i in trained)
+        return (followed,)
+
+    def _is_fed_alike(self, transcript: Transcript) -> bool:
+        """Has an engine, which encodes a prompt in one piece, the same ids for the turns before the last?
+
+        A generation prompt's last line break and an answer's first may be one token.
+        """
+        pieces: list[Piece] = []
+        after = None
+        position = 0
+        for turn in transcript.turns[:-1]:
+            opening = self._controls.behind_last(transcript.text[position : turn.start])
+            written = transcript.text[turn.start : turn.end]
+            pieces += [Piece(opening[1], False, opening[0] or after), Piece(written)]
+            pieces += [Piece(opening[1] + written, False, opening[0] or after)]
+            position, after = turn.end, turn.stop
+        ids = self._vocabulary.encode_pieces(pieces)
+        return all(ids[n] + ids[n + 1] == ids[n + 2] for n in range(0, len(ids), 3))
 
     def encode(self, transcripts: Sequence[Transcript]) -> list[Rendered]:
         """Token ids and loss mask of each text, all of them by one call of the tokenizer."""
@@ -256,12 +276,16 @@ def _control_tokens(tokenizer: PreTrainedTokenizerFast, source: str) -> list[str
     """
     added = list(tokenizer.backend_tokenizer.get_added_tokens_decoder().values())
     has_frame = {token.content for token in added}.issuperset(FRAME_TOKENS)
+    named = {str(token) for token in tokenizer.all_special_tokens}
     return [
         token.content
         for token in added
         if not _SWITCH.fullmatch(token.content)
         and (
-            token.special or _is_marker(token.content, source) or (has_frame and token.content in FRAME_TOKENS)
+            token.special
+            or token.content in named
+            or _is_marker(token.content, source)
+            or (has_frame and token.content in FRAME_TOKENS)
         )
     ]
 

@@ -258,8 +258,18 @@ def _adapter_options(tuning: Tuning | None) -> Iterator[Conflict]:
             yield _peft("prompt_tuning_init", "prompt_tuning_init_text", "TEXT needs prompt_tuning_init_text")
         case PromptTuning(tokenizer_kwargs=dict()) if tuning.prompt_tuning_init != "TEXT":
             yield _peft("tokenizer_kwargs", "prompt_tuning_init", "needs prompt_tuning_init: TEXT")
+        case PrefixTuning() as prefix:
+            yield from _prefix(prefix)
         case LoraTuning() as lora:
             yield from _low_rank(lora)
+
+
+def _prefix(tuning: PrefixTuning) -> Iterator[Conflict]:
+    how = tuning.prefix_init
+    if tuning.prefix_init_text is not None and how in ("tokens", "random"):
+        yield _peft("prefix_init_text", "prefix_init", f"has no effect with prefix_init: {how}; remove one")
+    if tuning.init_weights is not None and (how in ("text", "tokens") or tuning.prefix_init_text is not None):
+        yield _peft("init_weights", "prefix_init", "starts the prefix as zeros, prefix_init as keys and values")
 
 
 def _low_rank(tuning: LoraTuning) -> Iterator[Conflict]:

@@ -25,6 +25,7 @@ _WRITTEN: Mapping[str, str] = {
     "peft_config.layers_pattern": "layers",
     "peft_config.layers_to_transform": "[0, 1]",
     "peft_config.modules_to_save": "[lm_head]",
+    "peft_config.prefix_init_text": "Answer briefly.",
     "peft_config.prompt_tuning_init_text": "Answer briefly.",
     "peft_config.rank_pattern": "{down_proj: 16}",
     "peft_config.target_parameters": "[mlp.experts.down_proj]",

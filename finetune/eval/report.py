@@ -38,8 +38,9 @@ class Report:
     """The result of `evaluate`.
 
     scores: means over the text turns (rouge 0–100, bleu-4 0–1), empty when there are none; `calls_right` of
-    the `tool_calls` have the right name and arguments. `skipped`: turns left out, by reason. `empty`: text
-    turns the model answered with nothing; `unasked_calls`: text turns it answered with a tool call;
+    the `tool_calls` have the right name and arguments, `calls_accepted` are among the answers that the data
+    accepts (equal to the reference where it names none; None where it never does). `skipped`: turns left out,
+    by reason. `empty`: text turns the model answered with nothing; `unasked_calls`: those with a tool call;
     `cut_off`: answers that reached max_new_tokens without a stop.
     """
 
@@ -56,6 +57,7 @@ class Report:
     unasked_calls: int
     cut_off: int
     loss: Loss | None = None
+    calls_accepted: int | None = None
 
     @property
     def turns(self) -> int:
@@ -101,7 +103,8 @@ class Report:
         return [*self._score_lines(), *self._call_lines(), *self._loss_lines(), *self._count_lines()]
 
     def _marks(self) -> dict[str, int]:
-        return {"parsed": self.calls_parsed, "name": self.calls_named, "arguments": self.calls_right}
+        marks = {"parsed": self.calls_parsed, "name": self.calls_named, "arguments": self.calls_right}
+        return marks if self.calls_accepted is None else {**marks, "accepted": self.calls_accepted}
 
     def _score_lines(self) -> list[str]:
         lines = []
@@ -113,7 +116,12 @@ class Report:
     def _call_lines(self) -> list[str]:
         if not self.tool_calls:
             return []
-        titles = {"parsed": "calls at all", "name": "name right", "arguments": "arguments right"}
+        titles = {
+            "parsed": "calls at all",
+            "name": "name right",
+            "arguments": "arguments right",
+            "accepted": "accepted",
+        }
         share = 100 / self.tool_calls
         return [
             f"{titles[mark]:<16}{share * count:8.2f} %{'':<10}{count} of {self.tool_calls} tool calls"

@@ -8,7 +8,7 @@ from finetune.report.markup import Html, element, join, table
 from finetune.report.read import Json, number, section, words
 from finetune.report.scale import figure
 
-HEADLINES = ("rouge-l", "tool arguments", "bleu-4", "loss")
+HEADLINES = ("rouge-l", "tool accepted", "tool arguments", "bleu-4", "loss")
 """The one score that stands among the key figures is the first of these that was taken."""
 
 
@@ -82,6 +82,7 @@ def _meaning(name: str) -> str:
         "tool parsed": "% of tool calls that can be read as one",
         "tool name": "% with the right function",
         "tool arguments": "% with the right function and equal arguments",
+        "tool accepted": "% among the answers that the data accepts",
     }.get(name, "")
 
 
@@ -94,7 +95,7 @@ def _flat(evaluation: Json) -> Iterator[tuple[str, float]]:
             yield name.removeprefix("eval_"), value
     calls = section(evaluation, "tool_calls")
     turns = number(calls.get("turns"))
-    for mark in ("parsed", "name", "arguments") if turns else ():
+    for mark in ("parsed", "name", "arguments", "accepted") if turns else ():
         count = number(calls.get(mark))
         if count is not None and turns:
             yield f"tool {mark}", 100 * count / turns

@@ -29,6 +29,7 @@ from finetune.train.loop import Loop
 from finetune.train.memory import free_memory, kind_of, memory_errors, peak_memory
 from finetune.train.monitor.monitor import Monitor
 from finetune.train.monitor.trackers import Track, open_trackers
+from finetune.train.opening import Opening
 from finetune.train.parallel import group
 from finetune.train.position import Position
 from finetune.train.prepare import Prepared
@@ -71,6 +72,7 @@ def train_model(
             total_steps=prepared.total_steps,
             recompute=prepared.recompute or 0,
             sight=prepared.template.sight,
+            opening=Opening.of(prepared),
             precision=prepared.precision,
         )
     frozen = fingerprint_frozen(trainee.tuned, trainee.back_end.held)

@@ -28,6 +28,7 @@ from finetune.model.load import DTYPES, load_base
 from finetune.model.mapped import map_base
 from finetune.model.tuning import Tuned, apply_tuning, load_adapter
 from finetune.model.vision import Vision, tower_learns, vision_of
+from finetune.train.opening import Opening
 from finetune.train.optimizer import make_optimizer, make_schedule
 from finetune.train.parallel.back_end import BackEnd
 from finetune.train.parallel.sharing import Sharing
@@ -62,13 +63,14 @@ def make_trainee(
     total_steps: int,
     recompute: int = 0,
     sight: Sight | None = None,
+    opening: Opening | None = None,
     precision: Precision | None = None,
 ) -> Trainee:
     """Load the base, tune it as configured, and choose its layout for examples of up to `longest` tokens.
 
     recompute: the interval of the layers that are computed a second time in the backward pass; 0: none.
     sight: how the checkpoint takes pictures, where examples may have some. precision: of the frozen weights and
-    their products; None: as they are stored.
+    their products; None: as they are stored. opening: what a prefix starts as.
     """
     arguments = config.training_args
     set_seed(arguments.batches.seed)
@@ -97,6 +99,8 @@ def make_trainee(
     optimizer = make_optimizer(arguments.optimizer, tuned.trainable(), config.run.master_weights, rates)
     schedule = make_schedule(arguments.schedule, optimizer, total_steps)
     back_end = sharing.back_end(objective, dict(tuned.trainable()), optimizer)
+    if opening is not None:
+        opening.write(tuned, objective, back_end, device)
     layout, why = choose_layout(tuned, config.model.attention, longest, device)
     use_layout(tuned, layout)
     objective.flat = layout == "flat"
