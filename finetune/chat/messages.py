@@ -62,8 +62,8 @@ class Message:
     """One turn. `reasoning` is the assistant's thoughts, apart from `content`. `images`: in their order.
 
     `train` False: an assistant turn that is context only and is never learnt. `weight`: how much each token of
-    an assistant turn counts in the loss, above 0. `accepted`: what an evaluation takes for right in the place of
-    `tool_calls`, as eval.accepted has it. `at`: where in its record the turn stands, for messages about it.
+    an assistant turn counts in the loss, above 0. `accepted`: what an evaluation takes for right in the place
+    of `tool_calls`, as eval.accepted has it. `at`: where in its record the turn stands, for messages about it.
     """
 
     role: Role
