@@ -381,8 +381,8 @@ STEPS = (
         "order-of-world-size",
         "the order of the data depends on the number of processes",
         "finetune/data/plan.py",
-        "order = permutation(self.conversations, self.seed, epoch)",
-        "order = permutation(self.conversations, self.seed + self.world_size - 1, epoch)",
+        "order = order_of(self.conversations, self.seed, epoch)",
+        "order = order_of(self.conversations, (self.seed or 0) + self.world_size - 1, epoch)",
         ("tests/data/test_plan.py::test_world_size_and_budget_change_where_never_which",),
     ),
     Mutant(
