@@ -110,6 +110,11 @@ class Config(Section):
         """One line for each value that can be meant, but hardly is, with its place."""
         return self._provenance.warnings
 
+    @property
+    def order_seed(self) -> int | None:
+        """Of the order of conversations in an epoch; None: that of the data."""
+        return self.training_args.batches.order_seed if self.data_config.shuffle else None
+
     def as_yaml(self) -> dict[str, Any]:
         """All values, defaults too, in the YAML's shape; `load.parse_config` makes an equal Config of it."""
         plain = _plain(self.model_dump(by_alias=True))
