@@ -69,7 +69,7 @@ class ChatTemplate:
         self.source = source = with_defaults(source, options or {}, name=name)
         self.thinking: Thinking = thinking
         self.sight = sight
-        self._has_told_of_systems = False
+        self._told: set[str] = set()
         self._folder = folder
         image_token = None if sight is None else str(tokenizer.convert_ids_to_tokens(sight.token))
         self._controls = Controls([*_control_tokens(tokenizer, source), image_token or ""])
@@ -207,12 +207,20 @@ class ChatTemplate:
         return Script(self.settled(conversation), self._jinja, self.dialect, self._controls)
 
     def notice(self, conversation: Conversation) -> None:
-        """Say once that a system text moves."""
-        if self._has_told_of_systems or self.dialect.wishes.system_role:
-            return
-        if any(message.role == "system" and message.content for message in conversation.messages):
-            self._has_told_of_systems = True
-            log.info("the chat template has no system role: a system text opens the user message after it")
+        """Say once that a system text moves, and that calls cannot be read back."""
+        messages = conversation.messages
+        if not self.dialect.wishes.system_role and any(m.role == "system" and m.content for m in messages):
+            self._tell("the chat template has no system role: a system text opens the user message after it")
+        if not self.reads_calls and (conversation.tools or any(m.tool_calls for m in messages)):
+            self._tell(
+                "tool calls as this chat template spells them cannot be read back: what a model writes stays "
+                "text, and eval gives them no score"
+            )
+
+    def _tell(self, what: str) -> None:
+        if what not in self._told:
+            self._told.add(what)
+            log.info(what)
 
     def _stop_ids(self) -> tuple[int, ...]:
         habits = self.dialect

@@ -7,7 +7,18 @@ from pathlib import Path
 from finetune.config.draft import Draft, KeyPath
 from finetune.config.names import closest
 
-DATA_SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet", ".txt")
+DATA_SUFFIXES = (
+    ".jsonl",
+    ".jsonlines",
+    ".ndjson",
+    ".json",
+    ".csv",
+    ".tsv",
+    ".parquet",
+    ".arrow",
+    ".txt",
+    ".zip",
+)
 PACKED_SUFFIXES = (".gz", ".zst")
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(:[\w.\[\]%-]+)?")
 _HERE = Path(__file__).parent

@@ -45,6 +45,8 @@ _THEIRS: Mapping[str, str] = {
     "data_config.val_file (a file of its own: nothing is split off)": (
         "split_dataset_ratio test_split_size val_set_size val_size validation_split"
     ),
+    "data_config.shuffle": "dataset_shuffle shuffle_dataset shuffle_merged_datasets train_dataloader_shuffle",
+    "data_config.shuffle: false": "curriculum_sampling disable_shuffling",
     "data_config.num_proc": "dataset_num_proc dataset_processes num_workers preprocessing_num_workers",
     "data_config.format": "data_format dataset_format dataset_type formatting",
     "data_config.train_on": "loss_scale train_on_input train_on_inputs train_on_prompt",
@@ -246,10 +248,6 @@ _NOT_HERE: Mapping[str, str] = {
         "preprocessing_batch_size tokenized_path"
     ),
     "data is read once and mapped into memory; remove it": "buffer_size dataset_streaming streaming",
-    "the order of an epoch is drawn from training_args.data_seed; remove it": (
-        "curriculum_sampling dataset_shuffle disable_shuffling shuffle shuffle_dataset "
-        "shuffle_merged_datasets train_dataloader_shuffle"
-    ),
     "report.html always shows the curves; remove it": "plot_loss",
     "weights are always saved as safetensors; remove it": "safe_serialization",
     "tokenizers are always the fast ones; remove it": "tokenizer_use_fast use_fast use_fast_tokenizer",

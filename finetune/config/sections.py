@@ -88,6 +88,9 @@ class DataConfig(Section):
     test_file: str | None = None
     """What is evaluated when training has ended."""
 
+    shuffle: bool = True
+    """Draw the order of each epoch from training_args.data_seed; false: the order of the data, every epoch."""
+
     num_proc: Count = 1
     """Processes that encode the data, on Linux, where cores are free. Changes the speed, never the result."""
 

@@ -111,7 +111,7 @@ class FileLoad:
         """What became of the file, whose content has this hash. Raises DataError if the fates do not add up."""
         self.ledger.check()
         found, why = self.intake.format()
-        remarks = tuple(str(finding) for finding in self.intake.unread.findings())
+        remarks = tuple(str(finding) for finding in self.intake.remarks())
         return FileAccount(str(self.intake.path), sha256, found, why, self.ledger, remarks)
 
 

@@ -47,6 +47,7 @@ class Plan:
     """The steps of a run, any of them computable without those before it.
 
     lengths, supervised: (examples,) int, tokens and supervised tokens of each example.
+    seed: of the order of an epoch; None: conversations stay in the order of the data, in every epoch.
     first_example: (conversations + 1,) int, conversation c owns examples first_example[c]:first_example[c + 1].
     equal_micro_batches: every rank runs the same number of forwards (sharded parameters need it).
     """
@@ -57,7 +58,7 @@ class Plan:
         supervised: NDArray[np.integer],
         first_example: NDArray[np.integer],
         conversations_per_step: int,
-        seed: int,
+        seed: int | None,
         *,
         world_size: int = 1,
         tokens_per_micro_batch: int,
@@ -94,7 +95,7 @@ class Plan:
         for index in range(start, stop):
             if index // self.steps_per_epoch != epoch:
                 epoch = index // self.steps_per_epoch
-                order = permutation(self.conversations, self.seed, epoch)
+                order = order_of(self.conversations, self.seed, epoch)
             first = index % self.steps_per_epoch * self.conversations_per_step
             yield self._step(index, epoch, order[first : first + self.conversations_per_step].tolist())
 
@@ -128,6 +129,11 @@ def steps_in(
     if max_steps is not None and max_steps > 0:
         return max_steps
     return max(1, math.ceil(num_train_epochs * -(-conversations // conversations_per_step)))
+
+
+def order_of(count: int, seed: int | None, epoch: int) -> NDArray[np.int64]:
+    """The order of `count` conversations in an epoch, (count,) int64; `seed` None: as they stand."""
+    return np.arange(count, dtype=np.int64) if seed is None else permutation(count, seed, epoch)
 
 
 def permutation(count: int, seed: int, epoch: int) -> NDArray[np.int64]:

@@ -12,6 +12,7 @@ from finetune.chat.template import ChatTemplate
 from finetune.config.schema import Config
 from finetune.data.dataset import Examples, Sample, load_conversations, load_examples, template_under
 from finetune.data.plan import Plan
+from finetune.data.reading.splits import Split, split_of
 from finetune.errors import ModelError
 from finetune.estimate.choose import ENOUGH_TOKENS, Choice, choose_setup, may_recompute, told
 from finetune.estimate.precision import NAMES, Precision, precision_of
@@ -147,7 +148,7 @@ class Prepared:
             return replace(self._computed(precision), tokens=tokens, recompute=self.recompute or 0)
         if self.recompute is not None:
             setup = replace(setup, recompute=self.recompute)
-        seed = self.config.training_args.batches.order_seed
+        seed = self.config.order_seed
         work = Work.of(self.examples, self.conversations_per_step, seed, ranks, self.template.sight)
         setup, choice = choose_setup(
             setup,
@@ -195,7 +196,7 @@ def prepare(config: Config, data_dir: Path, model: str) -> Prepared:
         },
         validation_samples=_samples_by_name(config, val_files, data_dir),
         test=_encoded_if(config, files.test_file, data_dir, template, "test"),
-        test_samples=_samples(config, files.test_file, data_dir),
+        test_samples=_samples(config, files.test_file, data_dir, "test"),
         conversations_per_step=conversations_per_step(config),
         base=base_identity(model),
         tokens=None if config.run.tokens_per_micro_batch == "auto" else config.run.tokens_per_micro_batch,
@@ -220,13 +221,13 @@ def make_plan(
 
     `auto` holds at least the longest example.
     """
-    batches, wanted = config.training_args.batches, tokens_per_micro_batch or config.run.tokens_per_micro_batch
+    wanted = tokens_per_micro_batch or config.run.tokens_per_micro_batch
     return Plan(
         examples.lengths,
         examples.supervised,
         examples.first_example,
         conversations_per_step,
-        batches.order_seed,
+        config.order_seed,
         world_size=world.world_size(),
         tokens_per_micro_batch=max(ENOUGH_TOKENS["cpu"], int(examples.lengths.max()))
         if wanted == "auto"
@@ -242,7 +243,8 @@ def conversations_per_step(config: Config) -> int:
 
 def _encoded(config: Config, files: Any, data_dir: Path, template: ChatTemplate, split: str) -> Examples:
     max_length = config.max_input_length + config.max_output_length
-    examples = load_examples(config.data_config, files, data_dir, template, max_length=max_length)
+    kind = split_of(split) or "training"
+    examples = load_examples(config.data_config, files, data_dir, template, max_length=max_length, split=kind)
     for account in examples.files:
         log.info(f"{split}: {account.file}: {account.format} ({account.why})")
         for line in account.ledger.lines():
@@ -262,12 +264,12 @@ def _samples_by_name(
     config: Config, files: Mapping[str, str], data_dir: Path
 ) -> Mapping[str, Sequence[Sample]]:
     """The conversations of each file to answer; nothing where only the loss is asked for."""
-    found = {name: _samples(config, file, data_dir) for name, file in files.items()}
+    found = {name: _samples(config, file, data_dir, "validation") for name, file in files.items()}
     return {name: samples for name, samples in found.items() if samples}
 
 
-def _samples(config: Config, file: str | None, data_dir: Path) -> Sequence[Sample]:
+def _samples(config: Config, file: str | None, data_dir: Path, split: Split) -> Sequence[Sample]:
     """The conversations to answer: none where only the loss is asked for."""
     if file is None or not config.training_args.evaluation.predict_with_generate:
         return ()
-    return load_conversations(config.data_config, file, data_dir)[: config.evaluation.limit]
+    return load_conversations(config.data_config, file, data_dir, split)[: config.evaluation.limit]

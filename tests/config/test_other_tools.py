@@ -133,7 +133,7 @@ device_map                the run decides where the model lies
 sequence_parallel_degree  sequences are not split over processes
 fsdp                      belongs under training_args
 deepspeed                 belongs under training_args
-shuffle_merged_datasets   the order of an epoch is drawn from training_args.data_seed
+shuffle_merged_datasets   here it is data_config.shuffle
 group_by_length           micro-batches hold no padding
 auto_resume_from_checkpoints  here it is the argument RESUME of finetune train
 hub_model_id              transformers knows this key, finetune does not honour it

@@ -25,8 +25,8 @@ from finetune.data.ledger import Fate, Ledger
 from finetune.data.mixture import refused
 from finetune.data.reading.intake import Intake, folder_of, resolve_file
 from finetune.data.reading.record import Malformed, Record
-from finetune.data.reading.records import data_files
-from finetune.data.reading.splits import SPLITS, Split, split_of
+from finetune.data.reading.records import files_by_split, files_for, stray_files
+from finetune.data.reading.splits import Split
 from finetune.data.stream import encoded
 from finetune.errors import DataError
 
@@ -55,10 +55,22 @@ def check_data(
     survey = _Survey(template, settings, folder_of(data))
     for path, split in files_of(Path(data), settings).items():
         survey.read(path, split)
+    for stray in _stray(Path(data), settings):
+        survey.findings.add(stray)
     for path, split in _trained_too(Path(data), settings):
         reason = f"the file for {split} is one for training, too: the model has seen every answer"
         survey.findings.add(Malformed(str(path), 1, 0, reason, "W503"))
     return survey.report(str(data))
+
+
+def _stray(data: Path, config: Config) -> Iterator[Malformed]:
+    """A remark about each data file in the folders that are read, which is for nothing."""
+    if not data.is_dir():
+        return
+    whole = Path(str(config.data_config.train_file)) == data
+    named = [data] if whole else [resolve_file(name, data) for name, _ in _named_files(config.data_config)]
+    for folder in dict.fromkeys(path for path in named if path.is_dir()):
+        yield from stray_files(folder)
 
 
 def files_of(data: Path, config: Config) -> dict[Path, Split]:
@@ -66,18 +78,24 @@ def files_of(data: Path, config: Config) -> dict[Path, Split]:
     if not data.is_dir():
         return {data: "training"}
     if isinstance(named := config.data_config.train_file, str) and Path(named) == data:
-        found = [(path, split_of(path.name) or "training") for path in data_files(data)]
-        return dict(sorted(found, key=lambda one: SPLITS.index(one[1])))
+        return files_by_split(data)
     splits: dict[Path, Split] = {}
-    for name, split in _named_files(config.data_config):
-        splits.setdefault(resolve_file(name, data), split)
+    for path, split in _found_files(data, config):
+        splits.setdefault(path, split)
     return splits
+
+
+def _found_files(data: Path, config: Config) -> Iterator[tuple[Path, Split]]:
+    """The files that a configuration names, those of folders one by one, and what each is for."""
+    for name, split in _named_files(config.data_config):
+        path = resolve_file(name, data)
+        yield from ((file, split) for file in (files_for(path, split) if path.is_dir() else [path]))
 
 
 def _trained_too(data: Path, config: Config) -> Iterator[tuple[Path, Split]]:
     """Files of a folder that the configuration names for training, and for something else besides."""
     if data.is_dir() and Path(str(config.data_config.train_file)) != data:
-        found = [(resolve_file(name, data), split) for name, split in _named_files(config.data_config)]
+        found = list(_found_files(data, config))
         trained = {path for path, split in found if split == "training"}
         yield from ((path, split) for path, split in found if split != "training" and path in trained)
 
@@ -111,7 +129,7 @@ class _Survey:
 
     def read(self, path: Path, split: Split) -> None:
         """Look through one file."""
-        intake = Intake.under(self.config.data_config, self.data_dir, path, opens_images=True)
+        intake = Intake.under(self.config.data_config, self.data_dir, path, opens_images=True, split=split)
         report = FileReport(str(path), split, ledger=None if self.template is None else Ledger())
         self.files.append(report)
         self.starts.append(len(self.fingerprints))
@@ -121,7 +139,7 @@ class _Survey:
                 pass
         else:
             self._encode(looked_at, report, self.template)
-        for finding in intake.unread.findings():
+        for finding in intake.remarks():
             self.findings.add(finding)
         report.rows = intake.rows
         report.format, report.why = intake.format()
