@@ -106,6 +106,7 @@ def _data_files(draft: Draft) -> Iterator[KeyPath]:
     else:
         yield ("data_config", "val_file")
     yield ("data_config", "test_file")
+    yield ("evaluation", "retain_file")
 
 
 def _check_data_file(draft: Draft, path: KeyPath, data_dir: Path) -> None:

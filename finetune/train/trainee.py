@@ -32,6 +32,7 @@ from finetune.train.opening import Opening
 from finetune.train.optimizer import make_optimizer, make_schedule
 from finetune.train.parallel.back_end import BackEnd
 from finetune.train.parallel.sharing import Sharing
+from finetune.train.rates import own_rates
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +96,8 @@ def make_trainee(
         autocast_dtype=sharing.autocast_dtype(tuned),
         looks_always=vision if looks_always else None,
     )
-    optimizer = make_optimizer(arguments.optimizer, tuned.trainable(), config.run.master_weights)
+    rates = own_rates(config.run, tuned, arguments.optimizer.learning_rate)
+    optimizer = make_optimizer(arguments.optimizer, tuned.trainable(), config.run.master_weights, rates)
     schedule = make_schedule(arguments.schedule, optimizer, total_steps)
     back_end = sharing.back_end(objective, dict(tuned.trainable()), optimizer)
     if opening is not None:
