@@ -227,8 +227,8 @@ class ChatTemplate:
             self._tell("the chat template has no system role: a system text opens the user message after it")
         if not self.reads_calls and (conversation.tools or any(m.tool_calls for m in messages)):
             self._tell(
-                "tool calls as this chat template spells them cannot be read back: what a model writes stays text, "
-                "and eval gives them no score"
+                "tool calls as this chat template spells them cannot be read back: what a model writes stays "
+                "text, and eval gives them no score"
             )
 
     def _tell(self, what: str) -> None:

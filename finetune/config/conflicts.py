@@ -48,6 +48,18 @@ def find_conflicts(
     ]
 
 
+def find_idle(files: DataConfig, args: TrainingArgs) -> list[str]:
+    """One line for each key that does nothing beside the others, and harms nothing."""
+    evaluation = args.evaluation
+    evaluates = evaluation.eval_strategy != "no" or evaluation.eval_on_start
+    if evaluation.predict_with_generate and not evaluates and files.test_file is None:
+        return [
+            "training_args.predict_with_generate has no effect: nothing is ever evaluated; set eval_strategy "
+            "and data_config.val_file, or data_config.test_file"
+        ]
+    return []
+
+
 def _args(*keys: str) -> tuple[str, ...]:
     return tuple(f"training_args.{key}" for key in keys)
 
@@ -59,11 +71,6 @@ def _evaluation_without_data(files: DataConfig, args: TrainingArgs) -> Iterator[
         key = "eval_strategy" if evaluation.eval_strategy != "no" else "eval_on_start"
         yield Conflict(
             (*_args(key), "data_config.val_file"), "there is nothing to evaluate on; give data_config.val_file"
-        )
-    if evaluation.predict_with_generate and not evaluates and files.test_file is None:
-        yield Conflict(
-            (*_args("predict_with_generate", "eval_strategy", "eval_on_start"), "data_config.test_file"),
-            "nothing is ever evaluated; set eval_strategy and data_config.val_file, or data_config.test_file",
         )
 
 
