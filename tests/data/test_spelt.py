@@ -88,7 +88,7 @@ def rows(tmp_path, *answers: str) -> str:
 def test_every_control_token_spelt_in_an_answer_is_counted_in_check_and_in_training(tmp_path):
     file = rows(tmp_path, "plain", f"{MAP} {MAP}", f"{ON}{MAP}")
     told = [
-        f"{file}:2:{len(json.dumps({'prompt': f'q {MAP}'})) + 14}: W532 the control token '{MAP}' is spelt in "
+        f"{file}:2:{len(json.dumps({'prompt': f'q {MAP}'})) + 16}: W532 the control token '{MAP}' is spelt in "
         "trained text, 3 times, and learnt as characters; "
         "to learn it as one token, name it in data_config.special_tokens_in_text",
     ]
