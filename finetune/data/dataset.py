@@ -63,6 +63,7 @@ def template_under(config: Config, model: str) -> ChatTemplate:
             options=config.model.chat_template_kwargs,
             thinking=config.data_config.thinking,
             max_image_tokens=config.data_config.max_image_tokens,
+            special_tokens_in_text=config.data_config.special_tokens_in_text,
         )
     except UnreadVariableError as error:
         place = config.origins.get(f"model_config.chat_template_kwargs.{error.key}")
