@@ -100,6 +100,9 @@ class DataConfig(Section):
     columns: dict[str, _Part] = Field(default_factory=dict)
     """What stands under the records' own keys: `{question: user, answer: assistant}`; no other is read."""
 
+    special_tokens_in_text: Texts = ()
+    """Added tokens of the tokenizer that texts may write: each becomes its one id, not the characters."""
+
     train_on: Literal["all", "last", "everything"] = "all"
     """Learn every assistant turn of a conversation, the last one only, or everything: prompts, too."""
 
@@ -159,7 +162,7 @@ class ModelConfig(Section):
     """`flat`: conversations end to end, none seeing another; `single`: one at a time, stock attention."""
 
     chat_template: str | None = None
-    """A Jinja file, for base models that have no chat template of their own."""
+    """For bases without one, or none with tools: chatml, chatml-tools, glm4, llama3, gemma, or a Jinja file."""
 
     chat_template_kwargs: dict[str, _TemplateValue] = Field(default_factory=dict)
     """Of the chat template's own variables, such as `enable_thinking: false`; the tuned model keeps them."""
