@@ -7,11 +7,13 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerFast
 
+from finetune import log
+from finetune.chat.own_templates import CHOICE, lacking, suggest, what_lacking_means
 from finetune.chat.saving import CONFIG_FILE, TEMPLATE_FILE
 from finetune.chat.sight import PROCESSOR_FILES, Sight, read_sight, refuse_glm_4v_9b
 from finetune.chat.template import ChatTemplate
 from finetune.chat.thoughts import Thinking
-from finetune.errors import ModelError, TemplateError, UntrustedContentError
+from finetune.errors import ModelError, NoTemplateError, TemplateError, UntrustedContentError
 from finetune.folder import is_hub_id
 
 _VOCABULARIES = ("tokenizer.model", "vocab.json", "spiece.model", "sentencepiece.bpe.model", "vocab.txt")
@@ -41,9 +43,13 @@ def load_template(
     sight = _sight_of(model or folder, local)
     if sight is not None and max_image_tokens is not None:
         sight = sight.at_most(max_image_tokens)
-    return ChatTemplate(
+    template = ChatTemplate(
         tokenizer, source, name=name, folder=local, options=options, thinking=thinking, sight=sight
     )
+    if chat_template is not None and (marks := lacking(tokenizer, source)):
+        stop = tokenizer.convert_ids_to_tokens(template.stop_ids[0])
+        log.warning(f"{name}: {what_lacking_means(tokenizer, marks, str(stop))}")
+    return template
 
 
 def _sight_of(model: str | Path, beside: Path | None) -> Sight | None:
@@ -158,9 +164,9 @@ def _template_source(
     if isinstance(own, dict):
         own = own.get("default")
     if not own:
-        raise TemplateError(
+        raise NoTemplateError(
             f"{model}: the checkpoint has no chat template (a base model?); "
-            "set model_config.chat_template to a Jinja file that spells its conversations"
+            f"set model_config.chat_template: {suggest(tokenizer, tools=False)[0]} ({CHOICE})"
         )
     beside = local / TEMPLATE_FILE if local else None
     return str(own), str(beside if beside and beside.is_file() else f"{model}/{CONFIG_FILE}")

@@ -7,7 +7,7 @@ model writes: everything between a generation prompt and the stop token, the sto
 import hashlib
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -26,8 +26,9 @@ from finetune.chat.script import Script, Transcript
 from finetune.chat.sight import Sight
 from finetune.chat.thoughts import Thinking, settle_thoughts
 from finetune.chat.vocabulary import Piece, Vocabulary
+from finetune.errors import TemplateError
 
-TrainOn = Literal["all", "last"]
+TrainOn = Literal["all", "last", "everything"]
 _MARKER = re.compile(r"<[|｜].*[|｜]>")
 _SWITCH = re.compile(r"/\w+")  # `/nothink`: a token, but one that people are meant to type
 
@@ -107,13 +108,18 @@ class ChatTemplate:
         """The texts of a conversation: one as a rule; one per trained turn where a single text cannot hold all
         of them as they are written (the template drops old thoughts; a turn is not followed by its own stop; an
         engine would encode the history otherwise).
+
+        `everything`: prompts are learnt, too, up to the last trained turn. Raises TemplateError where that
+        takes several texts.
         """
         turns = conversation.assistant_turns()
-        trained = [i for i in (turns if train_on == "all" else turns[-1:]) if conversation.messages[i].train]
+        trained = [i for i in (turns[-1:] if train_on == "last" else turns) if conversation.messages[i].train]
         if not trained:
             return ()
         script = self._script(conversation)
         followed = script.follow([i for i in turns if i <= trained[-1]], frozenset(trained))
+        if train_on == "everything":
+            return (replace(_in_one_text(followed), everything=True),)
         if followed is None or not self._is_fed_alike(followed):
             return tuple(script.alone(i) for i in trained)
         return (followed,)
@@ -213,8 +219,8 @@ class ChatTemplate:
             self._tell("the chat template has no system role: a system text opens the user message after it")
         if not self.reads_calls and (conversation.tools or any(m.tool_calls for m in messages)):
             self._tell(
-                "tool calls as this chat template spells them cannot be read back: what a model writes stays text, "
-                "and eval gives them no score"
+                "tool calls as this chat template spells them cannot be read back: what a model writes stays "
+                "text, and eval gives them no score"
             )
 
     def _tell(self, what: str) -> None:
@@ -239,6 +245,13 @@ class ChatTemplate:
         return ids[:end], self._vocabulary.decode([ids[end]])
 
 
+def _in_one_text(followed: Transcript | None) -> Transcript:
+    if followed is None:
+        what = "the chat template changes earlier turns, so that no single text holds all of them as written"
+        raise TemplateError(f"{what}: prompts cannot be learnt exactly; set data_config.train_on: all")
+    return followed
+
+
 def _pieces(transcript: Transcript) -> Iterator[Piece]:
     """Text between turns and the turns, in order: turns and what stands between them share no token."""
     position, after = 0, None
@@ -255,8 +268,9 @@ def _rendered(transcript: Transcript, pieces: Sequence[list[int]]) -> Rendered:
     mask: list[bool] = []
     spans: list[tuple[int, int]] = []
     for place, piece in enumerate(pieces):
-        learns = place % 2 == 1 and transcript.turns[place // 2].message in transcript.trained
-        if learns:
+        is_turn = place % 2 == 1
+        learns = transcript.everything
+        if is_turn and (learns := transcript.turns[place // 2].message in transcript.trained):
             spans.append((len(ids), len(ids) + len(piece)))
         ids += piece
         mask += [learns] * len(piece)

@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import Field, PrivateAttr, model_validator
 
 from finetune.config.arguments import TrainingArgs
-from finetune.config.conflicts import ConflictsError, find_conflicts
+from finetune.config.conflicts import ConflictsError, find_conflicts, find_idle
 from finetune.config.section import Count, Section
 from finetune.config.sections import (
     DataConfig,
@@ -103,7 +103,7 @@ class Config(Section):
     @property
     def notices(self) -> tuple[str, ...]:
         """One line for each key that was renamed, mapped or has no effect."""
-        return self._provenance.notices
+        return (*self._provenance.notices, *find_idle(self.data_config, self.training_args))
 
     @property
     def warnings(self) -> tuple[str, ...]:

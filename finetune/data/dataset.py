@@ -166,6 +166,7 @@ def _examples(shelf: Shelf, accounts: tuple[FileAccount, ...], rejected: tuple[M
         files=accounts,
         rejected=rejected,
         album=shelf.album.made(),
+        columns=shelf.columns(),
     )
 
 

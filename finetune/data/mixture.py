@@ -4,11 +4,14 @@ from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
+from numpy.typing import NDArray
+
 from finetune.chat.messages import Conversation
 from finetune.chat.template import ChatTemplate
 from finetune.config.schema import DataConfig, FileShare
 from finetune.data.album import AlbumMaker
-from finetune.data.encode import REFUSALS, Encoder, Example, Outcome, Refusal, Source, turn_lengths
+from finetune.data.encode import REFUSALS, WEIGHT, Encoder, Example, Outcome, Refusal, Source, turn_lengths
 from finetune.data.ledger import Fate, FileAccount, Ledger
 from finetune.data.plan import permutation
 from finetune.data.reading.intake import Intake
@@ -29,9 +32,12 @@ class Shelf:
     sources: "array[int]" = field(default_factory=lambda: array("i"))
     names: dict[str, int] = field(default_factory=dict)
     album: AlbumMaker = field(default_factory=AlbumMaker)
+    weights: "array[float]" = field(default_factory=lambda: array("f"))
+    """Of each token, from the first example on that has any; those before it are 1."""
 
     def add(self, examples: Sequence[Example], source: str, line: int) -> None:
         for example in examples:
+            self._add_weights(example)
             self.ids.frombytes(example.input_ids.tobytes())
             self.mask += example.loss_mask.tobytes()
             self.ends.append(len(self.ids))
@@ -39,6 +45,20 @@ class Shelf:
         self.first_example.append(len(self.ends) - 1)
         self.lines.append(line)
         self.sources.append(self.names.setdefault(source, len(self.names)))
+
+    def _add_weights(self, example: Example) -> None:
+        """What this example's tokens count; nothing is kept as long as all of them count 1."""
+        column = example.columns.get(WEIGHT)
+        if column is None and not self.weights:
+            return
+        if not self.weights:
+            self.weights.frombytes(np.ones(len(self.ids), dtype=np.float32).tobytes())
+        ones = np.ones(len(example.input_ids), dtype=np.float32)
+        self.weights.frombytes((ones if column is None else column).tobytes())
+
+    def columns(self) -> dict[str, NDArray[np.float32]]:
+        """What the tokens carry besides, by name."""
+        return {WEIGHT: np.frombuffer(self.weights, dtype=np.float32)} if self.weights else {}
 
 
 class FileLoad:
@@ -93,7 +113,7 @@ class FileLoad:
             reason = f"longer than {max_length} tokens (max_input_length + max_output_length)"
             self.too_long.append(record.malformed("E401", reason))
         if isinstance(conversation, Conversation) and (
-            fate == "truncated" or self.data_config.train_on == "last"
+            self.data_config.train_on == "last" or (fate == "truncated" and self.data_config.train_on == "all")
         ):
             self.ledger.turns_left_out += _turns_left_out(conversation, examples)
         return (examples, record.source, record.line, fate) if examples else None

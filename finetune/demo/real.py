@@ -9,12 +9,12 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from finetune.config.files import find_shipped
 from finetune.demo import calling
 from finetune.demo.base import Run, free_folder, told, write_rows
 from finetune.demo.fetch import fetched
 from finetune.demo.real_things import BFCL, base_model
 from finetune.folder import PREDICTIONS_FILE, RUN_FILE
+from finetune.shipped import find_shipped
 
 _LONGEST = 1000
 """Characters of a training task: what keeps the demo to minutes."""
@@ -56,7 +56,7 @@ def tell(output: Path, model: Path | None, *, run: Run) -> None:
     model: a transformers folder or a GGUF file in the place of SmolLM2. Raises FetchError, MissingLibraryError.
     """
     base = base_model(model)
-    data = _write_data(output / "calls-data")
+    data = write_data(output / "calls-data")
     tuned = free_folder(output / "real", _is_done)
     config = tuned.with_suffix(".yaml")
     if not config.exists():
@@ -72,7 +72,7 @@ def tell(output: Path, model: Path | None, *, run: Run) -> None:
     print("\n" + "\n".join([*_example(tuned), *_table(tuned)]), flush=True)
 
 
-def _write_data(data: Path) -> Path:
+def write_data(data: Path) -> Path:
     """Rows of the leaderboard's questions with calls that it accepts, for training and for the test."""
     data.mkdir(parents=True, exist_ok=True)
     source = fetched(BFCL)

@@ -47,6 +47,8 @@ class Prepared:
     validation_samples: Mapping[str, Sequence[Sample]]
     test: Examples | None
     test_samples: Sequence[Sample]
+    retain: Examples | None
+    """Of `evaluation.retain_file`."""
     conversations_per_step: int
     base: Mapping[str, Any]
     """What tells this base model from another (`base_identity`)."""
@@ -104,6 +106,8 @@ class Prepared:
             splits.append(({"split": "validation"} | ({"name": name} if name else {}), examples))
         if self.test is not None:
             splits.append(({"split": "test"}, self.test))
+        if self.retain is not None:
+            splits.append(({"split": "retain"}, self.retain))
         return [
             {**split, **account.as_dict(), **_pictures(examples)}
             for split, examples in splits
@@ -197,6 +201,7 @@ def prepare(config: Config, data_dir: Path, model: str) -> Prepared:
         validation_samples=_samples_by_name(config, val_files, data_dir),
         test=_encoded_if(config, files.test_file, data_dir, template, "test"),
         test_samples=_samples(config, files.test_file, data_dir, "test"),
+        retain=_retained(config, data_dir, template),
         conversations_per_step=conversations_per_step(config),
         base=base_identity(model),
         tokens=None if config.run.tokens_per_micro_batch == "auto" else config.run.tokens_per_micro_batch,
@@ -233,6 +238,7 @@ def make_plan(
         if wanted == "auto"
         else wanted,
         equal_micro_batches=equal_micro_batches,
+        weights=examples.weights,
     )
 
 
@@ -252,6 +258,13 @@ def _encoded(config: Config, files: Any, data_dir: Path, template: ChatTemplate,
         for remark in account.remarks:
             log.warning(f"{split}: {remark}")
     return examples
+
+
+def _retained(config: Config, data_dir: Path, template: ChatTemplate) -> Examples | None:
+    """The text that must not be forgotten, all of it counted, in whatever format it is."""
+    as_it_is = config.data_config.model_copy(update={"format": "auto", "train_on": "all", "columns": {}})
+    config = config.model_copy(update={"data_config": as_it_is})
+    return _encoded_if(config, config.evaluation.retain_file, data_dir, template, "retain")
 
 
 def _encoded_if(
