@@ -1,7 +1,7 @@
 """A checkpoint folder (or Hub id) to a ChatTemplate: the tokenizer's only door, and it does not load torch."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +9,7 @@ from transformers import PreTrainedTokenizerFast
 
 from finetune import log
 from finetune.chat.own_templates import CHOICE, lacking, suggest, what_lacking_means
-from finetune.chat.saving import CONFIG_FILE, TEMPLATE_FILE
+from finetune.chat.saving import CONFIG_FILE, TEMPLATE_FILE, TEXT_TOKENS
 from finetune.chat.sight import PROCESSOR_FILES, Sight, read_sight, refuse_glm_4v_9b
 from finetune.chat.template import ChatTemplate
 from finetune.chat.thoughts import Thinking
@@ -28,11 +28,13 @@ def load_template(
     thinking: Thinking = "train",
     model: str | Path | None = None,
     max_image_tokens: int | None = None,
+    special_tokens_in_text: Sequence[str] = (),
 ) -> ChatTemplate:
     """The tokenizer and chat template of a checkpoint. `chat_template`: a Jinja file to use instead of its own.
 
     `options`, `thinking`: as for ChatTemplate. `model`: the checkpoint that sees, where that is another folder
     (an adapter's has no config.json). `max_image_tokens`: larger images are scaled down.
+    `special_tokens_in_text`: control tokens that texts may write; none: those of the checkpoint.
 
     Raises ModelError (no such folder, no or a damaged tokenizer), TemplateError (no or a broken template),
     UntrustedContentError (the tokenizer is Python code in the folder).
@@ -43,8 +45,16 @@ def load_template(
     sight = _sight_of(model or folder, local)
     if sight is not None and max_image_tokens is not None:
         sight = sight.at_most(max_image_tokens)
+    kept = _read_object(local / CONFIG_FILE).get(TEXT_TOKENS) if local else None
     template = ChatTemplate(
-        tokenizer, source, name=name, folder=local, options=options, thinking=thinking, sight=sight
+        tokenizer,
+        source,
+        name=name,
+        folder=local,
+        options=options,
+        thinking=thinking,
+        sight=sight,
+        text_tokens=special_tokens_in_text or kept or (),
     )
     if chat_template is not None and (marks := lacking(tokenizer, source)):
         stop = tokenizer.convert_ids_to_tokens(template.stop_ids[0])

@@ -11,6 +11,8 @@ from finetune.shipped import find_shipped
 _SHIPPED = ("lora.yaml", "ptuning_v2.yaml", "qlora.yaml", "sft.yaml", "tiny/lora.yaml")
 
 _WRITTEN: Mapping[str, str] = {
+    "data_config.columns": "{question: user, answer: assistant}",
+    "data_config.special_tokens_in_text": '["<|map|>"]',
     "data_config.train_file.file": "more.jsonl",
     "data_config.train_file.weight": "0.5",
     "evaluation.retain_file": "retain.txt",

@@ -100,6 +100,9 @@ class DataConfig(Section):
     columns: dict[str, _Part] = Field(default_factory=dict)
     """What stands under the records' own keys: `{question: user, answer: assistant}`; no other is read."""
 
+    special_tokens_in_text: Texts = ()
+    """Added tokens of the tokenizer that texts may write: each becomes its one id, not the characters."""
+
     train_on: Literal["all", "last", "everything"] = "all"
     """Learn every assistant turn of a conversation, the last one only, or everything: prompts, too."""
 

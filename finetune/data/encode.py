@@ -11,7 +11,6 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from transformers import PreTrainedTokenizerFast
 
 from finetune.chat.messages import Conversation
 from finetune.chat.script import Transcript
@@ -248,18 +247,21 @@ def _tail(
 
 def _document(text: str, template: ChatTemplate, max_length: int) -> Encoded:
     """All of a document, in pieces of at most `max_length`; each begins with the last token of the last."""
-    start, written = _document_ids(template.tokenizer, text)
+    start, written = _document_ids(template, text)
     ids, mask = start + written, [False] * len(start) + [True] * len(written)
     cuts = [slice(first, first + max_length) for first in range(0, len(ids) - 1, max_length - 1)]
     examples = tuple(_example(ids[cut], mask[cut]) for cut in cuts)
     return (examples, "trained") if examples else ((), "no_answer")
 
 
-def _document_ids(tokenizer: PreTrainedTokenizerFast, text: str) -> tuple[list[int], list[int]]:
+def _document_ids(template: ChatTemplate, text: str) -> tuple[list[int], list[int]]:
     """What the tokenizer puts before a text, and the document with its end; control tokens in it stay text."""
+    tokenizer = template.tokenizer
     end = [] if tokenizer.eos_token_id is None else [int(tokenizer.eos_token_id)]
     backend = tokenizer.backend_tokenizer
     start = [token for token in backend.encode("").ids if token not in end]
+    if any(token in text for token in template.text_tokens):
+        return start, template.document_ids(text) + end
     backend.encode_special_tokens = True  # that is: as the text they are, not as the tokens
     try:
         return start, list(backend.encode(text, add_special_tokens=False).ids) + end

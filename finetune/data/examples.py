@@ -5,7 +5,7 @@ offsets        ^    ^        ^  ^     ^   where each example begins, and the end
 first_example  ^             ^        ^   which examples each conversation owns (mostly one)
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -83,6 +83,10 @@ class Examples:
     def origin_of(self, example: int) -> str:
         """Where the conversation of an example stands."""
         return self.origin(int(np.searchsorted(self.first_example, example, side="right")) - 1)
+
+    def absent(self, ids: Sequence[int]) -> list[int]:
+        """Those of some token ids that no example holds."""
+        return [one for one in ids if not (self.input_ids == one).any()]
 
     @property
     def ledger(self) -> Ledger:

@@ -16,6 +16,7 @@ from finetune.data.ledger import Fate, FileAccount, Ledger
 from finetune.data.plan import permutation
 from finetune.data.reading.intake import Intake
 from finetune.data.reading.records import Malformed, Record
+from finetune.data.spelt import Spelt
 from finetune.data.stream import encoded
 from finetune.errors import TemplateError
 
@@ -70,20 +71,24 @@ class FileLoad:
         self.intake = intake
         self.too_long: list[Malformed] = []
         self.unspelt = 0  # good records that the template cannot spell
+        self.remarks: list[Malformed] = []
         self.ledger = Ledger()
 
     def encode_into(self, shelf: Shelf, template: ChatTemplate, max_length: int) -> None:
         """Encode, count, and put on the shelf as often as the file's weight says."""
         encoder = Encoder(template, max_length, self.data_config.train_on, self.data_config.overflow)
         kept: list[_Kept] = []
+        spelt = Spelt(template)
         processes = self.data_config.num_proc
         for record, conversation, outcome in encoded(encoder, self._worth_encoding(), processes=processes):
+            spelt.look_at(record, conversation)
             made = self._count(record, conversation, outcome, max_length)
             if made and self.share.weight == 1:
                 shelf.add(*made[:3])
             elif made:
                 kept.append(made)
         self._draw(kept, shelf)
+        self.remarks = [*self.intake.remarks(), *spelt.findings()]
         self.intake.problems.sort(key=lambda problem: (problem.source, problem.line, problem.column))
         self.ledger.rows = self.intake.rows
         self.ledger.count("malformed", len(self.intake.problems))
@@ -131,7 +136,7 @@ class FileLoad:
         """What became of the file, whose content has this hash. Raises DataError if the fates do not add up."""
         self.ledger.check()
         found, why = self.intake.format()
-        remarks = tuple(str(finding) for finding in self.intake.remarks())
+        remarks = tuple(str(finding) for finding in self.remarks)
         return FileAccount(str(self.intake.path), sha256, found, why, self.ledger, remarks)
 
 

@@ -13,7 +13,7 @@ from finetune.config.schema import Config
 from finetune.data.dataset import Examples, Sample, load_conversations, load_examples, template_under
 from finetune.data.plan import Plan
 from finetune.data.reading.splits import Split, split_of
-from finetune.errors import ModelError
+from finetune.errors import ConfigError, ModelError, some_of
 from finetune.estimate.choose import ENOUGH_TOKENS, Choice, choose_setup, may_recompute, told
 from finetune.estimate.precision import NAMES, Precision, precision_of
 from finetune.estimate.processor import Processor
@@ -251,6 +251,8 @@ def _encoded(config: Config, files: Any, data_dir: Path, template: ChatTemplate,
     max_length = config.max_input_length + config.max_output_length
     kind = split_of(split) or "training"
     examples = load_examples(config.data_config, files, data_dir, template, max_length=max_length, split=kind)
+    if split == "train":
+        _refuse_absent_tokens(config, examples, template)
     for account in examples.files:
         log.info(f"{split}: {account.file}: {account.format} ({account.why})")
         for line in account.ledger.lines():
@@ -258,6 +260,18 @@ def _encoded(config: Config, files: Any, data_dir: Path, template: ChatTemplate,
         for remark in account.remarks:
             log.warning(f"{split}: {remark}")
     return examples
+
+
+def _refuse_absent_tokens(config: Config, examples: Examples, template: ChatTemplate) -> None:
+    """Refuse `trainable_token_indices` that no example holds: their embeddings would never learn."""
+    named = getattr(config.peft_config, "trainable_token_indices", None) or ()
+    listed = [one for group in named.values() for one in group] if isinstance(named, dict) else named
+    if absent := examples.absent(list(dict.fromkeys(listed))):
+        shown = some_of([f"{one} ({template.tokenizer.convert_ids_to_tokens(one)!r})" for one in absent])
+        raise ConfigError(
+            f"peft_config.trainable_token_indices: {shown} never occurs in the training data, and would not "
+            "learn; leave it out, or where texts spell it, name it in data_config.special_tokens_in_text"
+        )
 
 
 def _retained(config: Config, data_dir: Path, template: ChatTemplate) -> Examples | None:

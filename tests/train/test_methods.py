@@ -24,7 +24,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "orthogonal": LORA | {"init_lora_weights": "orthogonal"},
     "bias": LORA | {"bias": "all"},
     "head": LORA | {"modules_to_save": ["output_layer"]},
-    "tokens": LORA | {"trainable_token_indices": [300, 301]},
+    "tokens": LORA | {"trainable_token_indices": [198, 313]},
     "prefix": {"peft_type": "PREFIX_TUNING", "num_virtual_tokens": 4},
     "prefix and head": PREFIX | {"modules_to_save": ["lm_head"]},
     "p-tuning": {"peft_type": "P_TUNING", "num_virtual_tokens": 4, "token_dim": 4096},
