@@ -27,7 +27,7 @@ from finetune.chat.reading import read_turn, without_thoughts
 from finetune.chat.saving import save_processor, save_tokenizer
 from finetune.chat.script import Script, Transcript
 from finetune.chat.sight import Sight
-from finetune.chat.thoughts import Thinking, settle_thoughts
+from finetune.chat.thoughts import Thinking, settle_thoughts, thoughtless
 from finetune.chat.vocabulary import Piece, Vocabulary
 from finetune.errors import ConfigError, TemplateError
 
@@ -247,7 +247,9 @@ class ChatTemplate:
 
     def _script(self, conversation: Conversation) -> Script:
         self.notice(conversation)
-        return Script(self.settled(conversation), self._jinja, self.dialect, self._controls)
+        without_empty = thoughtless(conversation) if self.thinking == "skip-empty" else frozenset()
+        settled = self.settled(conversation)
+        return Script(settled, self._jinja, self.dialect, self._controls, without_empty)
 
     def notice(self, conversation: Conversation) -> None:
         """Say once that a system text moves, and that calls cannot be read back."""
