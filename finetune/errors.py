@@ -44,6 +44,18 @@ class TemplateError(FinetuneError):
         self.at = at
 
 
+class UnreadVariableError(TemplateError):
+    """A chat template does not read a variable that it is given (`chat_template_kwargs`)."""
+
+    def __init__(self, reason: str, key: str) -> None:
+        super().__init__(reason)
+        self.key = key
+
+
+class NoTemplateError(TemplateError):
+    """The checkpoint has no chat template at all."""
+
+
 class ModelError(FinetuneError):
     """A model or adapter folder is missing, damaged or of a kind we do not train."""
 

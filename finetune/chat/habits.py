@@ -414,10 +414,11 @@ def _written_turn(see: Observer, message: Message) -> str | None:
         written = see.written(message)
     except TemplateError:
         return None
-    if written is None:
-        return None
-    head, found, tail = written.partition(see.marks.tags[1])
-    return tail.lstrip("\n") if found and head.strip() in ("", see.marks.tags[0]) else written
+    opening, closing = see.marks.tags
+    thoughts, found, rest = (written or "").partition(closing)
+    opened = not thoughts.strip() or thoughts.lstrip().startswith(opening)
+    opened = opened or Prompt.of(see.text(_USER, prompt=True), see.marks).state == "opened"
+    return rest.lstrip("\n") if found and opened else written
 
 
 def _around(see: Observer, answer_end: str) -> tuple[str, str]:

@@ -35,6 +35,7 @@ def find_conflicts(
     """All conflicts of a configuration whose sections are each valid."""
     return [
         *_evaluation_without_data(data, args),
+        *_learns_what_is_skipped(data),
         *_best_checkpoint(args),
         *_metric_of_one_file(data, args),
         *_best_steps(args),
@@ -45,7 +46,20 @@ def find_conflicts(
         *_tuning(model, tuning, args),
         *_adapter_options(tuning),
         *_master_weights(model, tuning, args, run),
+        *_learning_rates(model, tuning, run),
     ]
+
+
+def find_idle(files: DataConfig, args: TrainingArgs) -> list[str]:
+    """One line for each key that does nothing beside the others, and harms nothing."""
+    evaluation = args.evaluation
+    evaluates = evaluation.eval_strategy != "no" or evaluation.eval_on_start
+    if evaluation.predict_with_generate and not evaluates and files.test_file is None:
+        return [
+            "training_args.predict_with_generate has no effect: nothing is ever evaluated; set eval_strategy "
+            "and data_config.val_file, or data_config.test_file"
+        ]
+    return []
 
 
 def _args(*keys: str) -> tuple[str, ...]:
@@ -60,10 +74,13 @@ def _evaluation_without_data(files: DataConfig, args: TrainingArgs) -> Iterator[
         yield Conflict(
             (*_args(key), "data_config.val_file"), "there is nothing to evaluate on; give data_config.val_file"
         )
-    if evaluation.predict_with_generate and not evaluates and files.test_file is None:
+
+
+def _learns_what_is_skipped(data: DataConfig) -> Iterator[Conflict]:
+    if data.thinking == "skip-empty" and data.train_on == "everything":
         yield Conflict(
-            (*_args("predict_with_generate", "eval_strategy", "eval_on_start"), "data_config.test_file"),
-            "nothing is ever evaluated; set eval_strategy and data_config.val_file, or data_config.test_file",
+            ("data_config.thinking", "data_config.train_on"),
+            "skip-empty leaves empty thoughts as context, and train_on: everything learns them too; remove one",
         )
 
 
@@ -239,6 +256,16 @@ def _master_weights(
     if args.optimizer.optim not in _MASTERED:
         offer = ", ".join(_MASTERED)
         yield Conflict((own, *_args("optim")), f"{kept}, which {args.optimizer.optim} cannot; use {offer}")
+
+
+def _learning_rates(model: ModelConfig, tuning: Tuning | None, run: RunConfig) -> Iterator[Conflict]:
+    """What can be known before the model is loaded: that there is no LoRA."""
+    lora = isinstance(tuning, LoraTuning) or model.adapter is not None
+    if run.loraplus_lr_ratio is not None and not lora:
+        yield Conflict(
+            ("run.loraplus_lr_ratio", "peft_config.peft_type"),
+            "is the learning rate of LoRA's B, and no LoRA is trained; remove it, or set peft_type: LORA",
+        )
 
 
 def _adapter_options(tuning: Tuning | None) -> Iterator[Conflict]:

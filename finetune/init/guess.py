@@ -34,7 +34,8 @@ class Survey:
     answers: Mapping[int, int]
     context: int = 0
     width: int = 0
-    chat_template: str | None = None
+    chat_template: tuple[str, str] | None = None
+    """Its name or file, and why it is taken in the place of the checkpoint's own."""
     drops_thoughts: bool = False
     pictured: int = 0
     largest_image: int = 0
@@ -146,9 +147,8 @@ def _share_that_fits(survey: Survey, limit: int) -> str:
 
 def _method(survey: Survey, method: Method) -> Iterator[Guess]:
     if survey.chat_template:
-        yield Guess(
-            "model_config.chat_template", quoted(survey.chat_template), "the checkpoint has none, or another"
-        )
+        name, why = survey.chat_template
+        yield Guess("model_config.chat_template", quoted(name), why)
     if survey.pictured:
         yield Guess("model_config.freeze", "[vision]", _why_frozen(survey, method))
     if method == "qlora":
@@ -183,10 +183,14 @@ def _by_size(records: int, steps: Mapping[int, int], otherwise: int) -> int:
 _RATES: Mapping[Method, tuple[str, str]] = {
     "lora": ("5e-4", "5e-3"),
     "qlora": ("2e-4", "5e-3"),
-    "p-tuning": ("5e-4", "2e-2"),
+    "p-tuning": ("1e-2", "3e-2"),
     "full": ("5e-5", "1e-3"),
 }
-"""Method -> learning rate of a large model, and of a small one: those of configs/ and configs/tiny."""
+"""Method -> learning rate of a large model, and of a small one: those of configs/ and configs/tiny.
+
+A prefix wants larger steps than the 5e-4 of GLM-4's YAML and its 3,000 steps: its keys are numbers around 2
+(docs/experiments.md).
+"""
 
 
 def _steps(survey: Survey, method: Method) -> Iterator[Guess]:

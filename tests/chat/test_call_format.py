@@ -8,7 +8,8 @@ import pytest
 from finetune.chat.call_format import learn_calls
 from finetune.chat.calls import CallReader, JsonCalls, KeyedCalls, NamedCalls
 from finetune.chat.jinja import JinjaTemplate
-from finetune.chat.messages import Message, ToolCall
+from finetune.chat.messages import Conversation, Message, ToolCall
+from finetune.chat.template import ChatTemplate
 from finetune.errors import TemplateError
 
 TWO = (ToolCall("look_up", {"city": "Paris", "days": 2}, "abcdef001"), ToolCall("stop", {}, "abcdef002"))
@@ -47,6 +48,18 @@ SPELLINGS: dict[str, tuple[type, str, str]] = {
         "{% endfor %}",
         '<call>{"name": "look_up", "arguments": "{\\"city\\": \\"Paris\\", \\"days\\": 2}"}</call>'
         '<call>{"name": "stop", "arguments": "{}"}</call>',
+    ),
+    "JSON with nothing between": (
+        JsonCalls,
+        '{% for c in calls %}{"name": "{{ c.name }}", "parameters": {{ c.arguments | tojson }}}{% endfor %}',
+        '{"name": "look_up", "parameters": {"city": "Paris", "days": 2}}{"name": "stop", "parameters": {}}',
+    ),
+    "every value in quotation marks": (
+        KeyedCalls,
+        "[{% for c in calls %}{{ c.name }}({% for k in c.arguments %}"
+        "{{ k }}=\"{{ '%s' | format(c.arguments[k]) }}\""
+        "{% if not loop.last %}, {% endif %}{% endfor %}){% if not loop.last %}, {% endif %}{% endfor %}]",
+        '[look_up(city="Paris", days="2"), stop()]',
     ),
     "a name and JSON": (
         NamedCalls,
@@ -251,6 +264,24 @@ def test_a_template_that_writes_one_call_a_turn_has_a_reader_of_one_call() -> No
     assert reader(f"Look: {call}") is None
 
 
+def test_arguments_that_a_template_prints_as_they_are_are_given_as_json(family) -> None:
+    source = (
+        "{% for m in messages %}<|im_start|>{{ m.role }}\n{% if m.content %}{{ m.content }}{% endif %}"
+        "{% for c in m.tool_calls or [] %}"
+        '{"name": "{{ c.function.name }}", "arguments": {{ c.function.arguments }}}'
+        "{% if not loop.last %},{% endif %}{% endfor %}<|im_end|>\n{% endfor %}"
+        "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    )
+    template = ChatTemplate(family("chatml").tokenizer, source, name="odd.jinja")
+    (rendered,) = template.render(Conversation((Message("user", "q"), Message("assistant", "", TWO))))
+    written = rendered.input_ids[slice(*rendered.turns[0])]
+    assert template.visible(written) == (
+        '{"name": "look_up", "arguments": {"city": "Paris", "days": 2}},'
+        '{"name": "stop", "arguments": {}}<|im_end|>'
+    )
+    assert plain(template.parse(written).tool_calls) == plain(TWO)
+
+
 def test_text_that_has_a_frame_of_its_own_is_taken_out_of_it() -> None:
     reader = learn_calls(
         writer(
@@ -264,3 +295,18 @@ def test_text_that_has_a_frame_of_its_own_is_taken_out_of_it() -> None:
     assert reader(call) == ("", (ToolCall("f", {"a": 1}),))
     framed = f"<|channel|>thinking<|message|>I look.<|end|><|start|>assistant{call}"
     assert reader(framed) == ("I look.", (ToolCall("f", {"a": 1}),))
+
+
+def test_a_template_whose_calls_cannot_be_read_says_so_once_and_parses_text(family, capsys) -> None:
+    source = (
+        "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}{% for c in m.tool_calls or [] %}"
+        "{{ c.function.name }}{% for k, v in c.function.arguments.items() %}<{{ k }}>{{ v }}{% endfor %}"
+        "{% endfor %}<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    )
+    template = ChatTemplate(family("chatml").tokenizer, source, name="odd.jinja")
+    assert not template.reads_calls
+    call = Message("assistant", "", (ToolCall("f", {"x": "y"}),))
+    for _ in range(2):
+        (rendered,) = template.render(Conversation((Message("user", "q"), call)))
+        assert template.parse(rendered.input_ids[slice(*rendered.turns[0])]).content == "f<x>y"
+    assert capsys.readouterr().err.count("cannot be read back") == 1

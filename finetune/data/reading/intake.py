@@ -20,7 +20,15 @@ from finetune.data.reading.formats import PlainText, RecordError, parse_conversa
 from finetune.data.reading.layout import Format, Layout, detect_layout, names_under
 from finetune.data.reading.pictures import look_at_all, with_settled_images
 from finetune.data.reading.preferences import refuse_preferences
-from finetune.data.reading.records import Malformed, Record, data_files, is_hub_id, read_records
+from finetune.data.reading.records import (
+    Malformed,
+    Record,
+    files_for,
+    is_hub_id,
+    read_records,
+    stray_files,
+)
+from finetune.data.reading.splits import Split
 from finetune.data.reading.strict_json import NotJSONError, loads
 from finetune.data.reading.unread import Unread
 from finetune.disk import sha256_of
@@ -67,6 +75,7 @@ class Intake:
     access: Access = field(default_factory=lambda: Access(()))
     opens_images: bool = False
     columns: Mapping[str, str] = field(default_factory=dict)
+    split: Split = "training"
     rows: int = 0
     problems: list[Malformed] = field(default_factory=list)
     layouts: dict[str, Layout] = field(default_factory=dict)
@@ -75,18 +84,24 @@ class Intake:
 
     @classmethod
     def under(
-        cls, data_config: DataConfig, data_dir: Path, path: Path, *, opens_images: bool = False
+        cls,
+        data_config: DataConfig,
+        data_dir: Path,
+        path: Path,
+        *,
+        opens_images: bool = False,
+        split: Split = "training",
     ) -> "Intake":
         """Of a file as `data_config` wants it read. Images may lie below `data_dir` and the roots it names."""
         roots = (data_dir, *(data_dir / root for root in data_config.image_roots))
         access = Access(roots, remote=data_config.allow_remote_images)
         wanted = None if data_config.format == "auto" else data_config.format
-        return cls(path, wanted, access, opens_images, data_config.columns)
+        return cls(path, wanted, access, opens_images, data_config.columns, split)
 
     def records(self) -> Iterator[Record | Malformed]:
         """Everything that stands where a record should, counted."""
         with log.progress(f"reading {self.path.name}", None) as advance:
-            for record in read_records(self.path):
+            for record in read_records(self.path, self.split):
                 self.rows += 1
                 if self.rows % _BEAT == 0:
                     advance(_BEAT)
@@ -160,6 +175,11 @@ class Intake:
         )
         raise WrongRecordError("E201", reason)
 
+    def remarks(self) -> Iterator[Malformed]:
+        """What a person should know of the whole: files and keys that nothing reads."""
+        yield from stray_files(self.path)
+        yield from self.unread.findings()
+
     def format(self) -> tuple[str, str]:
         """What was read, and why it was taken for that; both empty if nothing was."""
         taken = sorted({(layout.format, layout.why) for layout in self.layouts.values()})
@@ -192,13 +212,14 @@ def raise_problems(problems: Sequence[Malformed], rows: int, advice: str) -> Non
     raise DataError("\n".join(lines))
 
 
-def content_hash(path: Path) -> str:
-    """SHA-256 of a file's bytes (sha256sum's), of a folder's names and hashes, or of a Hub set's records."""
+def content_hash(path: Path, split: Split = "training") -> str:
+    """SHA-256 of a file's bytes (sha256sum's), of the names and hashes of a folder's files for `split`, or of a
+    Hub set's records."""
     if path.is_file():
         return sha256_of(path)
     total = hashlib.sha256()
     if path.is_dir():
-        for file_path in data_files(path):
+        for file_path in files_for(path, split):
             total.update(f"{file_path.name} {content_hash(file_path)}\n".encode())
     else:
         for record in read_records(path):

@@ -12,12 +12,12 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from finetune.chat.messages import Conversation, Image, Message, Role, Tool, ToolCall
+from finetune.chat.messages import Accepted, Conversation, Image, Message, Role, Tool, ToolCall
 from finetune.data.reading.fields import WrongRecordError, decoded, json_kind, text_of
 from finetune.data.reading.image_parts import content_of_parts, own_images, with_images
-from finetune.data.reading.marks import is_learnt
+from finetune.data.reading.marks import weight_of
 from finetune.data.reading.raw_calls import calls_in_text
-from finetune.data.reading.tools import call_arguments, tool_call, tool_list
+from finetune.data.reading.tools import accepted_calls, call_arguments, tool_call, tool_list
 from finetune.data.reading.turn import Turn
 
 THOUGHTS = ("reasoning_content", "reasoning", "thinking")
@@ -106,7 +106,8 @@ def _message(turn: Turn, declared: Sequence[str] | None) -> Message | None:
         return None
     if role in ("user", "assistant") and not (calls or images or reasoning or content.strip()):
         raise turn.wrong("E205", f" ({role}) is empty; write its content or leave the record out", "content")
-    return Message(role, content, calls, reasoning, images, is_learnt(turn, role), turn.at)
+    weight, accepted = weight_of(turn, role), _accepted(turn, len(calls))
+    return Message(role, content, calls, reasoning, images, weight > 0, weight or 1.0, turn.at, accepted)
 
 
 def _content(turn: Turn) -> tuple[str, tuple[Image, ...]]:
@@ -171,6 +172,11 @@ def _listed_calls(turn: Turn, role: Role) -> tuple[ToolCall, ...]:
     if twice is not None:
         raise turn.wrong("E221", f": two tool calls have the id {twice!r}", "tool_calls")
     return calls
+
+
+def _accepted(turn: Turn, calls: int) -> tuple[Accepted, ...]:
+    given, path = turn.fields.get("accepted_calls"), (*turn.at, "accepted_calls")
+    return () if given is None else accepted_calls(given, calls, f"{turn}", path)
 
 
 def _declared_tools(turns: Sequence[Turn], tools: Declared) -> tuple[Tool, ...]:

@@ -38,6 +38,7 @@ _TURN = frozenset(
             "function_call",
         ),
         *("reasoning_content", "reasoning", "thinking", "image", "images", "parameters", "observation"),
+        "accepted_calls",
         *MARKS,
     )
 )

@@ -1,4 +1,4 @@
-"""Judge real templates, and write the table of docs/templates.md anew: python -m tests.chat.real [PART OF A NAME]
+"""Judge real templates and write docs/templates.md's table anew: python -m tests.chat.real [PART OF A NAME]
 
 With a part of a name, only those are judged and shown with what is not exact; nothing is written.
 """
