@@ -1,4 +1,4 @@
-"""Conversations that the assistant begins: some templates cannot print such a turn, or have no prompt for it."""
+"""Conversations that the assistant begins: a template may not print such a turn, or have no prompt for it."""
 
 from collections.abc import Callable
 from dataclasses import replace
