@@ -109,8 +109,8 @@ class DataConfig(Section):
     assistant_first: Literal["train", "context", "drop"] = "train"
     """Turns of the assistant before the first user's: learn them, only show them, or leave them out."""
 
-    thinking: Literal["train", "drop"] = "train"
-    """Thoughts (`reasoning_content`, or `<think>…</think>` before an answer): learn them, or leave them out."""
+    thinking: Literal["train", "drop", "skip-empty"] = "train"
+    """Learn thoughts, leave them out, or `skip-empty`: empty ones that only the template writes are context."""
 
     overflow: Literal["drop", "truncate-left", "error"] = "drop"
     """What becomes of a conversation longer than max_input_length + max_output_length; always counted."""
