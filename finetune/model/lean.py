@@ -120,11 +120,11 @@ def _gated(gate: Tensor, up: Tensor) -> Tensor:
 
 
 def _gate(gate: Tensor, up: Tensor) -> Tensor:
-    return silu(gate) * up
+    return silu(gate).mul_(up)  # in place: what comes and goes leaves holes between what is kept
 
 
 def _normed(x: Tensor, scale: Tensor, weight: Tensor) -> Tensor:
-    return weight * (x * scale)
+    return (x * scale).mul_(weight)
 
 
 class _Norm(torch.autograd.Function):
@@ -135,7 +135,7 @@ class _Norm(torch.autograd.Function):
         scale = torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + eps)
         ctx.save_for_backward(x, weight, scale)
         ctx.mark_non_differentiable(scale)
-        return weight * (x * scale), scale
+        return _normed(x, scale, weight), scale
 
     @staticmethod
     @once_differentiable
@@ -154,7 +154,7 @@ class _Gated(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, gate: Tensor, up: Tensor) -> Tensor:
         ctx.save_for_backward(gate, up)
-        return silu(gate) * up
+        return _gate(gate, up)
 
     @staticmethod
     @once_differentiable
