@@ -53,9 +53,9 @@ def _reader(
         after_text = before
     return CallReader(
         form,
-        re.compile(r"\s*" + pattern(before) + f"(?={ahead})"),
-        None if after_text is None else re.compile(r"\s*" + pattern(after_text) + f"(?={ahead})"),
-        re.compile(r"\A\s*" + pattern(lead, groups=False) if lead.strip() else r"\A(?!)"),
+        re.compile(r"\s*+" + pattern(before.lstrip()) + f"(?={ahead})"),
+        None if after_text is None else re.compile((pattern(after_text.lstrip()) or r"\s") + f"(?={ahead})"),
+        re.compile(r"\A\s*+" + pattern(lead.lstrip(), groups=False) if lead.strip() else r"\A(?!)"),
         several,
     )
 
@@ -135,9 +135,9 @@ def _named_calls(probes: Probes) -> CallReader | None:
     between = agreed(*(around[1] for around in several[:-1]))
     if middle is None:
         return None
-    ahead = ANY_NAME + pattern(middle, groups=False) + r"\s*(?=\{)"
+    ahead = ANY_NAME + pattern(middle, groups=False) + r"\s*+(?=\{)"
     form = NamedCalls(
-        re.compile(f"(?P<name>{ANY_NAME})" + pattern(middle) + r"\s*(?=\{)"),
+        re.compile(f"(?P<name>{ANY_NAME})" + pattern(middle) + r"\s*+(?=\{)"),
         re.compile(pattern(between) + f"(?={ahead})") if between is not None else None,
         re.compile(end_pattern(one[1])),
     )
@@ -248,17 +248,15 @@ def _own_quotes(text: _Around | None, number: _Around) -> tuple[str, str] | None
 def _named_pattern(probes: Probes, first_key: str, around: Sequence[_Around]) -> tuple[re.Pattern[str], str]:
     """`KeyedCalls.named`, and the same as something to look ahead for, without its groups."""
     key = "|".join(_key_pattern(one, groups=False) for one in around)
-    alone = probes.after_names({})
-    ends = [("end", end_pattern(alone[0]))] if alone else []
-    if (between := agreed(*probes.several({})[:-1])) is not None:
+    several = probes.several({})
+    end = agreed(*(probes.after_names({}) or []), *several[-1:])
+    ends = [] if end is None else [("end", end_pattern(end))]
+    if (between := agreed(*several[:-1])) is not None:
         ends.append(("next_call", pattern(between, groups=False) + f"(?={ANY_NAME})"))
-    keys = pattern(first_key)
-    named = [f"(?P<{group}>{pattern})" for group, pattern in [*ends, ("keys", f"{keys}(?={key})")]]
-    ahead = [pattern for _, pattern in ends] + [pattern(first_key, groups=False) + f"(?={key})"]
-    return (
-        re.compile(rf"(?P<name>{ANY_NAME})\s*(?:{'|'.join(named)})"),
-        rf"{ANY_NAME}\s*(?:{'|'.join(ahead)})",
-    )
+    named = [*ends, ("keys", pattern(first_key) + f"(?={key})")]
+    ahead = [*(what for _, what in ends), pattern(first_key, groups=False) + f"(?={key})"]
+    groups = "|".join(f"(?P<{group}>{what})" for group, what in named)
+    return re.compile(f"(?P<name>{ANY_NAME})(?:{groups})"), f"{ANY_NAME}(?:{'|'.join(ahead)})"
 
 
 def _key_pattern(around: _Around, *, groups: bool = True) -> str:

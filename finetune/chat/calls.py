@@ -62,7 +62,7 @@ class CallReader:
             return "", found
         if self.after_text is None or not (found := self.after_text.search(text)):
             return None
-        return self.lead.sub("", text[: found.start()], count=1), found
+        return self.lead.sub("", text[: found.start()], count=1).rstrip(), found
 
 
 @dataclass(frozen=True, slots=True)

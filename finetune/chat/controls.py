@@ -47,6 +47,10 @@ class Controls:
         found = self._spelt.search(text)
         return found[0] if found else None
 
+    def found(self, text: str) -> list[str]:
+        """Every control token in text."""
+        return self._spelt.findall(text) if self.tokens else []
+
     def last(self, text: str) -> str | None:
         """The control token that rendered text ends with."""
         return next((token for token in self.tokens if text.endswith(token)), None)
@@ -55,6 +59,15 @@ class Controls:
         """The last control token in rendered text."""
         found = self._spelt.findall(text)
         return found[-1] if found else None
+
+    def behind_last(self, text: str) -> tuple[str | None, str]:
+        """The last control token in rendered text, and what stands behind it."""
+        found = list(self._spelt.finditer(text))
+        return (found[-1][0], text[found[-1].end() :]) if found else (None, text)
+
+    def all_in(self, text: str) -> list[str]:
+        """The control tokens in rendered text, in order."""
+        return self._spelt.findall(text)
 
     def guard_data(self, value: Any) -> Any:
         return _map_strings(self.guard, value)

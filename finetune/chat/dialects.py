@@ -17,6 +17,9 @@ from finetune.errors import TemplateError
 Groups = list[list[dict[str, Any]]]
 _SHORT = re.compile("[a-zA-Z0-9]{9}")
 
+REASONING_KEYS = ("reasoning_content", "thinking", "reasoning")
+"""Where templates look for thoughts, and data has them; the likeliest first."""
+
 
 @dataclass(frozen=True, slots=True)
 class Spelling:
@@ -36,6 +39,9 @@ class Wishes:
     system_role: bool = True
     short_call_ids: bool = False
     """Of nine letters or digits, as Mistral's templates demand."""
+    named_call_ids: bool = False
+    """`functions.NAME:N`, as Kimi's templates print instead of the name."""
+    reasoning_key: str = "reasoning_content"
 
 
 def spell(
@@ -44,9 +50,11 @@ def spell(
     """The dicts of each message, and the `tools` argument of the template."""
     kept = messages if wishes.system_role else _system_into_user(messages)
     groups = [spelling.message(message) if message else [] for message in kept]
-    _pair_results(groups, wishes.short_call_ids)
+    _pair_results(groups, wishes)
     if wishes.arguments_as_text or wishes.empty_content_as_null:
         _respell_calls(groups, wishes)
+    if wishes.reasoning_key != REASONING_KEYS[0]:
+        _rename_reasoning(groups, wishes.reasoning_key)
     if not tools:
         return groups, None
     described = [describe(tool) for tool in tools]
@@ -109,19 +117,34 @@ def _opened(message: Message, opening: str) -> Message:
     return replace(message, content=opening + message.content, images=images)
 
 
-def _pair_results(groups: Groups, short: bool) -> None:
+def _pair_results(groups: Groups, wishes: Wishes) -> None:
     """Give every call an id, its own where the template takes it, and every result its call's."""
     waiting: list[dict[str, Any]] = []
+    made = 0
     for number, message in enumerate(message for spelt in groups for message in spelt):
         if "tool_calls" in message:
-            waiting = message["tool_calls"]
+            waiting = message["tool_calls"].copy()
             for place, call in enumerate(waiting):
-                is_kept = call["id"] and (not short or _SHORT.fullmatch(call["id"]))
-                call["id"] = call["id"] if is_kept else f"call{number:03d}{place:02d}"
-            waiting = waiting.copy()
+                call["id"] = _call_id(call, (number, place, made + place), wishes)
+            made += len(waiting)
         elif message["role"] == "tool" and waiting:
             call = waiting.pop(0)
             message |= {"tool_call_id": call["id"], "name": call["function"]["name"]}
+
+
+def _call_id(call: dict[str, Any], places: tuple[int, int, int], wishes: Wishes) -> str:
+    """`places`: the message's, the call's in it, and the call's in the conversation."""
+    given, (number, place, count) = call["id"], places
+    if wishes.named_call_ids:
+        name = f"functions.{call['function']['name']}:"
+        return given if given and given.startswith(name) else f"{name}{count}"
+    is_kept = given and (not wishes.short_call_ids or _SHORT.fullmatch(given))
+    return given if is_kept else f"call{number:03d}{place:02d}"
+
+
+def _rename_reasoning(groups: Groups, key: str) -> None:
+    for message in (message for spelt in groups for message in spelt if REASONING_KEYS[0] in message):
+        message[key] = message.pop(REASONING_KEYS[0])
 
 
 def _respell_calls(groups: Groups, wishes: Wishes) -> None:

@@ -5,15 +5,16 @@ How a turn ends is what a model must learn to write, and every family has its ow
 answer and `<|observation|>` after a tool call. None of this is told by a model's name, all by its template.
 """
 
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
+from typing import Any
 
 from finetune.chat.call_format import learn_calls
 from finetune.chat.calls import CallReader, KeyedCalls
+from finetune.chat.continuation import NO_MARKS, Marks, Prompt, agreed, continuation, learn_marks
 from finetune.chat.controls import Controls
-from finetune.chat.dialects import GLM4, Spelling, Wishes, spell
+from finetune.chat.dialects import GLM4, REASONING_KEYS, Spelling, Wishes, spell
 from finetune.chat.jinja import Messages, Tools
 from finetune.chat.messages import Image, Message, Tool, ToolCall
 from finetune.errors import TemplateError
@@ -31,7 +32,9 @@ _CALLING = Message("assistant", "", (_CALL,))
 _CALLING_BY_LONG_ID = Message("assistant", "", (replace(_CALL, id="call_qz_0123456789"),))
 _SAYING = Message("assistant", "Qzbeforeq", (_CALL,))
 _THINKING = Message("assistant", "Qzanswerq", reasoning="Qzthoughtq")
-_OPENED = re.compile(r"<think>\n*\Z")
+_CALLING_TWICE = Message(
+    "assistant", "", (_CALL, replace(_CALL, arguments={"qzkeyq": "Qzlastq"}, id="qzcall002"))
+)
 
 ANSWER_FRAME = ("<answer>", "</answer>")
 FRAME_TOKENS = ("<think>", "</think>", *ANSWER_FRAME)
@@ -45,7 +48,10 @@ class Habits:
     `closes`: it ends every turn itself; else the next role's marker does.
     `answer_end`, `call_end`: what ends a turn, the stop token last; `call_end` None: it cannot write calls.
     `lead`, `trail`: what it writes between generation prompt and answer, and between answer and end.
-    `opens_thoughts`: its generation prompt ends in `<think>`.
+    `call_rest`: what one call lacks of the end that several have (DeepSeek-R1), and the model must write too.
+    `opens_thoughts`: its generation prompt ends in `<think>`. `marks`: what stands around thoughts.
+    `needs_tools`: it renders nothing without tools.
+    `extra`: the generation prompt, where the template prints it behind an answer too, asked or not.
     `cuts_thoughts`: it drops what stands before `</think>` in a content.
     `frames_answers`: the model writes `<think>…</think><answer>…</answer>`, its template the bare answer.
     `bare_end`: what would end an answer that the model has not framed.
@@ -71,6 +77,10 @@ class Habits:
     says_before_calls: bool
     read_calls: CallReader | None
     image_token: str | None = None
+    marks: Marks = NO_MARKS
+    call_rest: str = ""
+    extra: str = ""
+    needs_tools: bool = False
 
     @property
     def name(self) -> str:
@@ -87,16 +97,22 @@ class Habits:
 
 
 class Observer:
-    """Renders small conversations through one template, under growing knowledge of its wishes."""
+    """Renders small conversations through one template, under growing knowledge of its wishes and marks.
+
+    `tools`: those that every rendering has, because the template cannot do without.
+    """
 
     def __init__(self, render: Render, controls: Controls, spelling: Spelling) -> None:
         self.render = render
         self.controls = controls
         self.spelling = spelling
         self.wishes = Wishes()
+        self.marks = Marks()
+        self.tools: Sequence[Tool] = ()
+        self.tools = () if self.renders(_USER) or not self.renders(_USER, tools=[_TOOL]) else [_TOOL]
 
     def text(self, *messages: Message, tools: Sequence[Tool] = (), prompt: bool = False) -> str:
-        groups, argument = spell(self.spelling, self.wishes, messages, tools)
+        groups, argument = spell(self.spelling, self.wishes, messages, tools or self.tools)
         return self.render([spelt for group in groups for spelt in group], argument, prompt)
 
     def shows(self, what: str, *messages: Message, tools: Sequence[Tool] = (), prompt: bool = False) -> bool:
@@ -106,7 +122,15 @@ class Observer:
         except TemplateError:
             return False
 
-    def wish(self, **changes: bool) -> None:
+    def renders(self, *messages: Message, tools: Sequence[Tool] = ()) -> bool:
+        return self.shows("", *messages, tools=tools)
+
+    def written(self, message: Message) -> str | None:
+        """What the model writes behind a question as `message`. Raises TemplateError where that is refused."""
+        prompt, through = self.text(_USER, prompt=True), self.text(_USER, message)
+        return continuation(prompt, through, "", self.marks)
+
+    def wish(self, **changes: Any) -> None:
         self.wishes = replace(self.wishes, **changes)
 
 
@@ -127,10 +151,14 @@ def observe(
     closes, answer_end = _answer_end(see, eos, name)
     see.wish(system_role=see.shows(_SYSTEM.content, _SYSTEM, _USER))
     tells_tools = _find_tools(see)
+    see.marks = _find_marks(see)
+    see.wish(named_call_ids=_names_by_ids(see))
     call_end, reader = _calls(see, closes, answer_end, eos)
     see.wish(short_call_ids=call_end is not None and not see.shows(_CALL.name, _USER, _CALLING_BY_LONG_ID))
-    opened = _OPENED.search(see.text(_USER, prompt=True)) is not None
-    thinks = opened or see.shows("Qzthoughtq", _USER, _THINKING)
+    call_end, call_rest = _end_of_several(see, call_end) if closes and call_end else (call_end, "")
+    see.wish(empty_content_as_null=see.wishes.empty_content_as_null or _null_says_less(see))
+    opened = Prompt.of(see.text(_USER, prompt=True), see.marks).state == "opened"
+    thinks = opened or see.marks.found or see.shows("Qzthoughtq", _USER, _THINKING)
     frames = not closes and not thinks and set(FRAME_TOKENS) <= set(controls.tokens)
     lead, trail = (ANSWER_FRAME[0], "") if frames else _around(see, answer_end)
     return Habits(
@@ -151,6 +179,10 @@ def observe(
         says_before_calls=_says_before_calls(see),
         read_calls=reader,
         image_token=image_token if image_token and _shows_images(see, image_token) else None,
+        marks=see.marks,
+        call_rest=call_rest,
+        extra="" if closes else _unasked_prompt(see),
+        needs_tools=bool(see.tools),
     )
 
 
@@ -169,7 +201,7 @@ def _answer_end(see: Observer, eos: str | None, name: str) -> tuple[bool, str]:
     if not see.shows(said, _USER, _ANSWER):
         see.text(_USER, _ANSWER)  # a refusal is told in the template's own words
         raise TemplateError(f"{name}: the chat template does not print the assistant's answer")
-    if stop := _closing(see, said, [_USER, _ANSWER], _USER):
+    if stop := _closing(see, said, [_USER, _ANSWER], [_USER]):
         return True, stop
     if following := _following(see, said, _USER, _ANSWER, _USER):
         return False, following
@@ -181,30 +213,69 @@ def _answer_end(see: Observer, eos: str | None, name: str) -> tuple[bool, str]:
     )
 
 
-def _closing(see: Observer, last_words: str, messages: Sequence[Message], following: Message) -> str | None:
-    """The last control token after `last_words` that stays there when another message follows.
+def _closing(
+    see: Observer, last_words: str, messages: Sequence[Message], following: Sequence[Message]
+) -> str | None:
+    """The last control token after `last_words` that stays there when other messages follow.
 
-    Some templates end a whole conversation with one more token: no model has to write that.
+    Some templates end a whole conversation with one more token: no model has to write that. Nor what begins the
+    next turn, where the template prints the generation prompt unasked.
     """
     tail = see.text(*messages).rpartition(last_words)[2]
     try:
-        longer = see.text(*messages, following).partition(last_words)[2]
+        longer = see.text(*messages, *following).partition(last_words)[2]
     except TemplateError:
         longer = tail
-    kept = _agreed(tail, longer)
+    kept = agreed(tail, longer)
+    if _unasked_prompt(see):
+        return see.controls.last_in(kept.partition(_opener(see))[0])
     return see.controls.last_in(kept) or see.controls.last_in(tail)
+
+
+def _unasked_prompt(see: Observer) -> str:
+    """What follows a question though no generation prompt was asked for; "" where the template waits for it."""
+    text = see.text(_USER)
+    return text.rpartition(_USER.content)[2] if text == see.text(_USER, prompt=True) else ""
+
+
+def _opener(see: Observer) -> str:
+    """The control token that a turn begins with: the first one that longer texts have more often."""
+    one, more = see.text(_USER), see.text(_USER, _ANSWER, _USER)
+    return next((token for token in see.controls.all_in(one) if more.count(token) > one.count(token)), "\0")
+
+
+def _find_marks(see: Observer) -> Marks:
+    """What stands around thoughts, on answers or else on calls, and the key where the template looks for it."""
+    for calls, key in product((False, True), REASONING_KEYS):
+        see.wish(reasoning_key=key)
+        for as_null, as_text in product((False, True), repeat=2) if calls else [(False, False)]:
+            see.wish(arguments_as_text=as_text, empty_content_as_null=as_null)
+            marks = _marks_of(see, calls)
+            see.wish(arguments_as_text=False, empty_content_as_null=False)
+            if marks is not None:
+                return marks
+    see.wish(reasoning_key=REASONING_KEYS[0])
+    return Marks()
+
+
+def _marks_of(see: Observer, calls: bool) -> Marks | None:
+    thinking = replace(_THINKING, tool_calls=(_CALL,) if calls else ())
+    silent = replace(thinking, content="")
+    for message, said in ((thinking, _ANSWER.content), *([(silent, _CALL.name)] if calls else [])):
+        try:
+            texts = see.text(_USER, prompt=True), see.text(_USER, replace(message, reasoning=None))
+            marks = learn_marks(*texts, see.text(_USER, message), "Qzthoughtq", said)
+        except TemplateError:
+            continue
+        if marks is not None:
+            return marks
+    return None
 
 
 def _cuts_thoughts(see: Observer) -> bool:
     text = see.controls.guard("Qzcutq</think>Qzkeptq")
     asking, answering = Message("user", text), Message("assistant", text)
     return not (see.shows("Qzcutq", asking) and see.shows("Qzcutq", _USER, answering))
-
-
-def _agreed(one: str, other: str) -> str:
-    """What both texts start with."""
-    length = next((i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), None)
-    return min(one, other, key=len) if length is None else one[:length]
 
 
 def _following(see: Observer, last_words: str, *messages: Message) -> str | None:
@@ -226,6 +297,51 @@ def _find_tools(see: Observer) -> bool:
             return True
     see.wish(tools_on_message=False)
     return False
+
+
+def _names_by_ids(see: Observer) -> bool:
+    """Whether a call is named by its id alone, as in Kimi's `functions.name:0`."""
+    by_id = replace(_CALLING, tool_calls=(replace(_CALL, id=f"functions.{_CALL.name}:0"),))
+    return see.shows(_CALL.name, _USER, by_id) and not see.shows(_CALL.name, _USER, _CALLING)
+
+
+def _end_of_several(see: Observer, end: str) -> tuple[str, str]:
+    """What ends several calls, and what of that one call lacks, where the template closes one call by less."""
+    try:
+        stop = _closing(see, "Qzlastq", [_USER, _CALLING_TWICE], [_RESULT, _RESULT])
+        several = see.text(_USER, _CALLING_TWICE).rpartition("Qzlastq")[2]
+    except TemplateError:
+        return end, ""
+    if stop is None or stop == end:
+        return end, ""
+    one = see.text(_USER, _CALLING).rpartition("Qzvalueq")[2].rpartition(end)[0] + end
+    whole = several.rpartition(stop)[0] + stop
+    return (stop, whole.removeprefix(one)) if whole.startswith(one) else (end, "")
+
+
+def _null_says_less(see: Observer) -> bool:
+    """Whether empty content is printed as an empty answer beside the call, and null is not."""
+
+    def told() -> str:
+        try:
+            return see.text(_USER, _CALLING, _RESULT, prompt=True)
+        except TemplateError:
+            return see.text(_USER, _CALLING)
+
+    wishes = see.wishes
+    try:
+        empty = told()
+        see.wish(empty_content_as_null=True)
+        null = told()
+    except TemplateError:
+        return False
+    finally:
+        see.wishes = wishes
+    return (
+        len(null) < len(empty)
+        and all(word in null for word in ("Qzvalueq", _CALL.name))
+        and (_RESULT.content in null or _RESULT.content not in empty)
+    )
 
 
 def _calls(
@@ -258,7 +374,7 @@ def _says_before_calls(see: Observer) -> bool:
 
 def _call_end(see: Observer, closes: bool) -> str | None:
     if closes:
-        return _closing(see, "Qzvalueq", [_USER, _CALLING], _RESULT)
+        return _closing(see, "Qzvalueq", [_USER, _CALLING], [_RESULT])
     tail = see.text(_USER, _CALLING, _RESULT).removeprefix(see.text(_USER, _CALLING))
     marker = see.controls.first(tail)
     return marker if marker and tail.startswith(marker) else None
@@ -288,34 +404,15 @@ def _written_call(see: Observer) -> str | None:
 def _written_turn(see: Observer, message: Message) -> str | None:
     """What the model writes as `message`, without thoughts. None: the template refuses it."""
     try:
-        written = continuation(see.text(_USER, prompt=True), see.text(_USER, message), "")
+        written = see.written(message)
     except TemplateError:
         return None
-    if written is None or "</think>" not in written:
-        return written
-    return written.rpartition("</think>")[2].lstrip("\n")
+    closing = see.marks.tags[1]
+    return written.rpartition(closing)[2].lstrip("\n") if written and closing in written else written
 
 
 def _around(see: Observer, answer_end: str) -> tuple[str, str]:
     """What a turn has before the answer (its thoughts closed) and between the answer and its end."""
-    written = continuation(see.text(_USER, prompt=True), see.text(_USER, _ANSWER), "") or ""
+    written = see.written(_ANSWER) or ""
     lead, _, trail = written.partition(_ANSWER.content)
-    return lead.rpartition("</think>")[2], trail.partition(answer_end)[0]
-
-
-def continuation(prompt: str, through: str, reasoning: str) -> str | None:
-    """What the model writes after `prompt` so that the conversation reads as in `through`. None: cannot tell.
-
-    Where the prompt opens thoughts and the template drops them from every turn (GLM-Z1, DeepSeek-R1), they are
-    spelt here: the template has no words for what its own prompt asks for.
-    """
-    if through.startswith(prompt):
-        return through[len(prompt) :]
-    opened = _OPENED.search(prompt)
-    header = prompt[: opened.start()].rstrip("\n") if opened else ""
-    if not header or not through.startswith(header):
-        return None
-    rest = through[len(header) :].lstrip("\n")
-    if rest.startswith("</think>"):
-        return reasoning + rest
-    return f"{reasoning}\n</think>\n\n{rest}" if prompt.endswith("\n") else f"\n{reasoning}\n</think>\n{rest}"
+    return lead.rpartition(see.marks.tags[1])[2], trail.partition(answer_end)[0]

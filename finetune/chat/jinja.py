@@ -129,6 +129,15 @@ class JinjaTemplate:
         except jinja2.TemplateSyntaxError as error:
             raise _damaged(name, error) from None
 
+    def variables_read(self) -> list[str]:
+        """The template's own variables: those that `model_config.chat_template_kwargs` may set."""
+        return _own_variables(self.source, self._name)
+
+    def with_values(self, values: Mapping[str, Any]) -> "JinjaTemplate":
+        """The same template with some of its own variables set."""
+        source = with_defaults(self.source, values, name=self._name)
+        return JinjaTemplate(source, name=self._name, variables=self.variables)
+
     def render(self, messages: Messages, tools: Tools | None, add_generation_prompt: bool) -> str:
         """The conversation as text. Raises TemplateError with the template's own words where it refuses."""
         given = {
@@ -162,10 +171,9 @@ def with_defaults(source: str, values: Mapping[str, Any], *, name: str) -> str:
     """
     if not values:
         return source
-    read = _variables(source, name)
+    own = _own_variables(source, name)
     for key in values:
-        if key not in read or key in _OURS or key.endswith("_token"):
-            own = sorted(key for key in read if key not in _OURS and not key.endswith("_token"))
+        if key not in own:
             raise TemplateError(
                 f"{name}: the chat template reads no {key!r} from model_config.chat_template_kwargs; "
                 + (f"it reads {', '.join(own)}" if own else "it reads none")
@@ -174,12 +182,14 @@ def with_defaults(source: str, values: Mapping[str, Any], *, name: str) -> str:
     return "".join(lines) + "\n" + source
 
 
-def _variables(source: str, name: str) -> set[str]:
+def _own_variables(source: str, name: str) -> list[str]:
+    """What the template reads beside what every template is given, by name."""
     environment = _environment()
     try:
-        return meta.find_undeclared_variables(environment.parse(source)) - set(environment.globals)
+        read = meta.find_undeclared_variables(environment.parse(source)) - set(environment.globals)
     except jinja2.TemplateSyntaxError as error:
         raise _damaged(name, error) from None
+    return sorted(key for key in read if key not in _OURS and not key.endswith("_token"))
 
 
 def _literal(value: Any) -> str:

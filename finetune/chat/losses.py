@@ -37,7 +37,7 @@ def unwritten(turn: str, message: Message) -> str | None:
     if message.reasoning and not _stands(message.reasoning, turn):
         return "its thoughts"
     for call in message.tool_calls:
-        if call.name not in turn:
+        if turn.count(call.name) < sum(other.name == call.name for other in message.tool_calls):
             return f"the call of {call.name!r}"
         for value in _leaves(call.arguments):
             if not _stands(value, turn):

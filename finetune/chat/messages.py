@@ -14,6 +14,10 @@ KeyPath = tuple[str | int, ...]
 """Keys and indices that lead from the top of a record to a value in it."""
 
 
+Accepted = Mapping[str, Mapping[str, Any]]
+"""Answers accepted in the place of one call: the function's name, and for each argument a list of values."""
+
+
 @dataclass(frozen=True, slots=True)
 class ToolCall:
     """A function the assistant calls; `arguments` is the decoded JSON object."""
@@ -57,8 +61,9 @@ class Image:
 class Message:
     """One turn. `reasoning` is the assistant's thoughts, apart from `content`. `images`: in their order.
 
-    `train` False: an assistant turn that is context only and is never learnt. `at`: where in its record the
-    turn stands, for messages about it.
+    `train` False: an assistant turn that is context only and is never learnt. `weight`: how much each token of
+    an assistant turn counts in the loss, above 0. `accepted`: what an evaluation takes for right in the place
+    of `tool_calls`, as eval.accepted has it. `at`: where in its record the turn stands, for messages about it.
     """
 
     role: Role
@@ -67,7 +72,9 @@ class Message:
     reasoning: str | None = None
     images: tuple[Image, ...] = ()
     train: bool = True
+    weight: float = 1.0
     at: KeyPath = field(default=(), compare=False, repr=False)
+    accepted: tuple[Accepted, ...] = field(default=(), compare=False, repr=False)
 
     def __post_init__(self) -> None:
         if self.role not in ROLES:

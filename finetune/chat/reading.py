@@ -25,11 +25,14 @@ def read_turn(text: str, stopped_by: str | None, habits: Habits, controls: Contr
 
 def _split_thoughts(text: str, habits: Habits) -> tuple[str | None, str]:
     """Thoughts are opened by the prompt or by the turn itself."""
-    head, found, tail = text.partition("</think>")
-    opened = head.lstrip().startswith("<think>")
+    opening, closing = habits.marks.tags
+    head, found, tail = text.partition(closing)
+    opened = head.lstrip().startswith(opening)
     if not habits.thinks or not found or not (opened or habits.opens_thoughts):
         return None, text
-    return head.lstrip().removeprefix("<think>").strip("\n"), tail
+    if not habits.lead:
+        tail = tail.removeprefix(habits.marks.closing.partition(closing)[2])
+    return head.lstrip().removeprefix(opening).strip("\n"), tail
 
 
 def _without_markers(content: str, controls: Controls) -> str:

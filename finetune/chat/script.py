@@ -3,13 +3,14 @@
 A turn starts where the generation prompt ends, and ends with its stop token.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from finetune.chat.continuation import Marks, Prompt, agreed, continuation
 from finetune.chat.controls import Controls
 from finetune.chat.dialects import spell
-from finetune.chat.habits import Habits, continuation
+from finetune.chat.habits import Habits
 from finetune.chat.jinja import JinjaTemplate
 from finetune.chat.losses import first_unprinted, unwritten
 from finetune.chat.messages import Conversation, Image, Message
@@ -30,13 +31,15 @@ class Turn:
 class Transcript:
     """One rendered text and the turns that stand in it as the model writes them; `trained`: their messages.
 
-    images: those for which the text has a token each, in order.
+    images: those for which the text has a token each, in order. everything: what stands between the turns is
+    learnt, too.
     """
 
     text: str
     turns: tuple[Turn, ...]
     trained: frozenset[int] = frozenset()
     images: tuple[Image, ...] = ()
+    everything: bool = False
 
 
 class Script:
@@ -48,7 +51,7 @@ class Script:
     def __init__(
         self, conversation: Conversation, jinja: JinjaTemplate, habits: Habits, controls: Controls
     ) -> None:
-        _refuse_losses(conversation, habits)
+        _refuse_losses(conversation, habits, jinja)
         self._jinja, self._habits, self._controls = jinja, habits, controls
         guarded = controls.guard_conversation(conversation)
         groups, self._tools = spell(habits.spelling, habits.wishes, guarded.messages, guarded.tools)
@@ -64,21 +67,17 @@ class Script:
         return self._jinja.render(self._dicts[: self._ends[count]], self._tools, prompt)
 
     def prompt(self, count: int) -> Transcript:
-        """The prompt after `count` messages, with the turns in it that stand there as they were written."""
+        """The prompt after `count` messages, in one piece, as an engine feeds it."""
         text = self.text(count, prompt=True)
         self._refuse_unprinted(text, count)
-        turns = [i for i in range(count) if self.messages[i].role == "assistant"]
-        followed = self.follow(turns) if turns else None
-        stand = followed.turns if followed and text.startswith(followed.text) else ()
-        return Transcript(text, stand, images=self._images(count))
+        return Transcript(text, (), images=self._images(count))
 
     def alone(self, turn: int) -> Transcript:
         """The prompt of `turn` and what the model writes there, the only turn that is trained."""
         prompt = self.prompt(turn)
         written, stop = self.written(turn)
-        end = len(prompt.text) + len(written)
-        place = Turn(turn, len(prompt.text), end, stop)
-        return Transcript(prompt.text + written, (*prompt.turns, place), frozenset([turn]), prompt.images)
+        place = Turn(turn, len(prompt.text), len(prompt.text) + len(written), stop)
+        return Transcript(prompt.text + written, (place,), frozenset([turn]), prompt.images)
 
     def follow(self, turns: Sequence[int], trained: frozenset[int] = frozenset()) -> Transcript | None:
         """One text that ends with the last of `turns` and holds each as the model writes it.
@@ -112,44 +111,119 @@ class Script:
 
     def written(self, i: int) -> tuple[str, str]:
         """What the model writes as message `i`, its stop token last, and that token."""
-        if (written := self._written(i, self.text(i, prompt=True))) is not None:
+        prompt = self.text(i, prompt=True)
+        if (written := self._written(i, prompt)) is not None:
             return written
-        why = "; without its thoughts it might: set data_config.thinking: drop"
-        raise TemplateError(
-            f"message {i + 1}: the chat template does not print this turn as a continuation of its own "
-            "generation prompt, ended by a stop token; it cannot be trained exactly"
-            + (why if self.messages[i].reasoning else ""),
-            self.messages[i].at,
-        )
+        message = self.messages[i]
+        why = self._why_not(message, prompt)
+        raise TemplateError(f"message {i + 1}: the chat template does not print {why}", message.at)
 
     def _written(self, i: int, prompt: str) -> tuple[str, str] | None:
         """What the model writes after `prompt`, and the stop token at its end."""
         message, habits = self.messages[i], self._habits
-        reasoning = (message.reasoning or "").strip("\n")
-        turn = continuation(prompt, self.text(i + 1, prompt=False), reasoning)
+        turn = self._turn(i, prompt)
         if turn is None:
             return None
         if habits.frames_answers:
-            turn = f"<think>{reasoning}</think>{habits.lead}{turn}"
+            turn = f"<think>{_reasoning(message)}</think>{habits.lead}{turn}"
+        end = (habits.call_end if message.tool_calls else None) or habits.answer_end
+        if habits.closes:
+            rest = habits.call_rest if len(message.tool_calls) == 1 and end not in turn else ""
+            whole = turn.rstrip("\n") + rest if rest else turn
+            turn = next((part for part in _ended(whole, end) if unwritten(part, message) is None), whole)
+        elif habits.extra:
+            turn = turn.removesuffix(habits.extra)
         if (lost := unwritten(turn, message)) is not None:
             what = f"message {i + 1}: the chat template does not print {lost} unchanged"
             raise TemplateError(f"{what}; it cannot be learnt exactly", message.at)
-        end = (habits.call_end if message.tool_calls else None) or habits.answer_end
-        if habits.closes:
-            turn, closed, _ = turn.partition(end)
-            if not closed:
-                return None
-        return turn + end, self._controls.last(end) or end
+        if habits.closes and turn is whole:
+            return None
+        stop = self._controls.last(end) or end
+        if stop in turn:
+            raise TemplateError(
+                f"message {i + 1}: the chat template has the stop token {stop} inside this turn, where a model "
+                'would stop; keep it as context with "train": false',
+                message.at,
+            )
+        return turn + end, stop
+
+    def _turn(self, i: int, prompt: str) -> str | None:
+        """What follows `prompt` in the text with message `i`.
+
+        Where the template prints what stands before the turn otherwise once the turn is there, the same turn
+        behind the last question alone is looked at.
+        """
+        reasoning, marks = _reasoning(self.messages[i]), self._habits.marks
+        through = self.text(i + 1, prompt=False)
+        if (turn := continuation(prompt, through, reasoning, marks)) is not None:
+            return turn
+        asked = max((n for n in range(i) if self.messages[n].role == "user"), default=None)
+        if asked is None or (asked == i - 1 and i == 1):
+            return None
+        question = self._dicts[self._ends[asked] : self._ends[asked + 1]]
+        said = self._dicts[self._ends[i] : self._ends[i + 1]]
+        try:
+            alone = self._jinja.render(question, self._tools, True)
+            answered = self._jinja.render([*question, *said], self._tools, False)
+        except TemplateError:
+            return None
+        tail = answered[len(agreed(alone, answered)) :]
+        return continuation(alone, answered, reasoning, marks) if through.endswith(tail) else None
+
+    def _why_not(self, message: Message, prompt: str) -> str:
+        """Which part is not printed as the model would write it, and what helps."""
+        if message.reasoning and Prompt.of(prompt, self._habits.marks).state == "closed":
+            helps = what_helps_thoughts(self._jinja, self._habits.marks)
+            return f"thoughts: its generation prompt has closed them; {helps}"
+        helps = 'keep it as context with "train": false'
+        if message.reasoning:
+            helps = "without its thoughts it might: set data_config.thinking: drop"
+        return (
+            "this turn as a continuation of its own generation prompt, ended by a stop token; it cannot be "
+            f"trained exactly; {helps}"
+        )
 
 
-def _refuse_losses(conversation: Conversation, habits: Habits) -> None:
+def what_helps_thoughts(jinja: JinjaTemplate, marks: Marks) -> str:
+    """What to set where a template does not print thoughts: the variable that opens them, if there is one."""
+    for name in jinja.variables_read():
+        try:
+            text = jinja.with_values({name: True}).render([{"role": "user", "content": "q"}], None, True)
+        except TemplateError:
+            continue
+        state = Prompt.of(text, marks).state
+        if state == "opened" or (marks.found and state == "plain"):
+            return f"set model_config.chat_template_kwargs: {{{name}: true}}, or set data_config.thinking: drop"
+    return "set data_config.thinking: drop, or put them into the content"
+
+
+def _ended(turn: str, end: str) -> Iterator[str]:
+    """`turn` up to each place where `end` stands, the first place first."""
+    parts = turn.split(end)
+    return (end.join(parts[:count]) for count in range(1, len(parts)))
+
+
+def _reasoning(message: Message) -> str:
+    return (message.reasoning or "").strip("\n")
+
+
+def _refuse_losses(conversation: Conversation, habits: Habits, jinja: JinjaTemplate) -> None:
     """Refuse what the template would drop without a word."""
+    if habits.needs_tools and not conversation.tools:
+        raise TemplateError(
+            "the chat template renders nothing without tools; give the record `tools`, or set "
+            "model_config.chat_template"
+        )
     if conversation.tools and not habits.tells_tools:
         raise TemplateError(
             "the chat template does not print tools; remove them, or give another chat_template"
         )
     for number, message in enumerate(conversation.messages, 1):
-        if lost := _lost(message, habits):
+        if message.reasoning and not habits.thinks:
+            lost: str | None = f"thoughts (reasoning); {what_helps_thoughts(jinja, habits.marks)}"
+        else:
+            lost = _lost(message, habits)
+        if lost:
             raise TemplateError(f"message {number}: the chat template does not print {lost}", message.at)
 
 
@@ -168,6 +242,4 @@ def _lost(message: Message, habits: Habits) -> str | None:
         return "tool calls"
     if message.tool_calls and message.content.strip() and not habits.says_before_calls:
         return "the text beside tool calls; leave it out"
-    if message.reasoning and not habits.thinks:
-        return "thoughts (reasoning); set data_config.thinking: drop, or put them into the content"
     return None

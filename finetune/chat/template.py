@@ -7,7 +7,7 @@ model writes: everything between a generation prompt and the stop token, the sto
 import hashlib
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -26,8 +26,9 @@ from finetune.chat.script import Script, Transcript
 from finetune.chat.sight import Sight
 from finetune.chat.thoughts import Thinking, settle_thoughts
 from finetune.chat.vocabulary import Piece, Vocabulary
+from finetune.errors import ConfigError, TemplateError
 
-TrainOn = Literal["all", "last"]
+TrainOn = Literal["all", "last", "everything"]
 _MARKER = re.compile(r"<[|｜].*[|｜]>")
 _SWITCH = re.compile(r"/\w+")  # `/nothink`: a token, but one that people are meant to type
 
@@ -51,7 +52,7 @@ class ChatTemplate:
 
     `folder`: where the tokenizer was loaded from, if anywhere. `options`: values for the Jinja's own variables,
     such as `enable_thinking`; they become part of `source`. `thinking`: what becomes of thoughts in data.
-    `sight`: how the model takes images; None: it sees none.
+    `sight`: how the model takes images; None: it sees none. `text_tokens`: control tokens that texts may write.
     """
 
     def __init__(
@@ -64,17 +65,21 @@ class ChatTemplate:
         options: Mapping[str, Any] | None = None,
         thinking: Thinking = "train",
         sight: Sight | None = None,
+        text_tokens: Sequence[str] = (),
     ) -> None:
         self.tokenizer = tokenizer
+        self.text_tokens = tuple(text_tokens)
         self.source = source = with_defaults(source, options or {}, name=name)
         self.thinking: Thinking = thinking
         self.sight = sight
-        self._has_told_of_systems = False
+        self._told: set[str] = set()
         self._folder = folder
         image_token = None if sight is None else str(tokenizer.convert_ids_to_tokens(sight.token))
-        self._controls = Controls([*_control_tokens(tokenizer, source), image_token or ""])
+        controls = [*_control_tokens(tokenizer, source), image_token or ""]
+        self._controls = Controls(token for token in controls if token not in self.text_tokens)
         self._vocabulary = Vocabulary(tokenizer, self._controls)
         self._jinja = JinjaTemplate(source, name=name, variables=tokenizer.special_tokens_map)
+        self._refuse_tokens_of_its_own()
         spelling = choose_spelling(source, self._controls.tokens)
         self.dialect: Habits = observe(
             self._jinja.render,
@@ -96,6 +101,7 @@ class ChatTemplate:
             repr(sorted(self._jinja.variables.items())),
             self.tokenizer.backend_tokenizer.to_str(),
             repr(self.sight),
+            *self.text_tokens,
         ]
         return hashlib.sha256("\0".join(parts).encode()).hexdigest()
 
@@ -105,15 +111,40 @@ class ChatTemplate:
 
     def write(self, conversation: Conversation, *, train_on: TrainOn = "all") -> tuple[Transcript, ...]:
         """The texts of a conversation: one as a rule; one per trained turn where a single text cannot hold all
-        of them as they are written (the template drops old thoughts; a turn is not followed by its own stop).
+        of them as they are written (the template drops old thoughts; a turn is not followed by its own stop; an
+        engine would encode the history otherwise).
+
+        `everything`: prompts are learnt, too, up to the last trained turn. Raises TemplateError where that
+        takes several texts.
         """
         turns = conversation.assistant_turns()
-        trained = [i for i in (turns if train_on == "all" else turns[-1:]) if conversation.messages[i].train]
+        trained = [i for i in (turns[-1:] if train_on == "last" else turns) if conversation.messages[i].train]
         if not trained:
             return ()
         script = self._script(conversation)
         followed = script.follow([i for i in turns if i <= trained[-1]], frozenset(trained))
-        return tuple(script.alone(i) for i in trained) if followed is None else (followed,)
+        if train_on == "everything":
+            return (replace(_in_one_text(followed), everything=True),)
+        if followed is None or not self._is_fed_alike(followed):
+            return tuple(script.alone(i) for i in trained)
+        return (followed,)
+
+    def _is_fed_alike(self, transcript: Transcript) -> bool:
+        """Has an engine, which encodes a prompt in one piece, the same ids for the turns before the last?
+
+        A generation prompt's last line break and an answer's first may be one token.
+        """
+        pieces: list[Piece] = []
+        after = None
+        position = 0
+        for turn in transcript.turns[:-1]:
+            opening = self._controls.behind_last(transcript.text[position : turn.start])
+            written = transcript.text[turn.start : turn.end]
+            pieces += [Piece(opening[1], False, opening[0] or after), Piece(written)]
+            pieces += [Piece(opening[1] + written, False, opening[0] or after)]
+            position, after = turn.end, turn.stop
+        ids = self._vocabulary.encode_pieces(pieces)
+        return all(ids[n] + ids[n + 1] == ids[n + 2] for n in range(0, len(ids), 3))
 
     def encode(self, transcripts: Sequence[Transcript]) -> list[Rendered]:
         """Token ids and loss mask of each text, all of them by one call of the tokenizer."""
@@ -151,6 +182,14 @@ class ChatTemplate:
         body, stopped_by = self._without_stop(ids)
         return read_turn(self._vocabulary.decode_marked(body), stopped_by, self.dialect, self._controls)
 
+    def spelt_in(self, text: str) -> list[str]:
+        """The control tokens that a text only spells, each as often as it stands there."""
+        return self._controls.found(text)
+
+    def document_ids(self, text: str) -> list[int]:
+        """Token ids of a document, in which `text_tokens` are the tokens and control tokens plain text."""
+        return self._vocabulary.encode_piece(Piece(self._controls.guard(text), first=True))
+
     def text(self, ids: Sequence[int]) -> str:
         """Text without control tokens; a character cut off at the end is left out."""
         text = self._vocabulary.decode(ids, keep_control_tokens=False)
@@ -173,7 +212,7 @@ class ChatTemplate:
 
     def save(self, folder: Path) -> None:
         """Write tokenizer, chat template and image processor so that transformers' Auto classes load them."""
-        save_tokenizer(self.tokenizer, self.source, self._folder, folder)
+        save_tokenizer(self.tokenizer, self.source, self._folder, folder, self.text_tokens)
         if self.sight is not None:
             save_processor(self.sight, folder)
 
@@ -187,12 +226,45 @@ class ChatTemplate:
         return Script(self.settled(conversation), self._jinja, self.dialect, self._controls)
 
     def notice(self, conversation: Conversation) -> None:
-        """Say once that a system text moves."""
-        if self._has_told_of_systems or self.dialect.wishes.system_role:
+        """Say once that a system text moves, and that calls cannot be read back."""
+        messages = conversation.messages
+        if not self.dialect.wishes.system_role and any(m.role == "system" and m.content for m in messages):
+            self._tell("the chat template has no system role: a system text opens the user message after it")
+        if not self.reads_calls and (conversation.tools or any(m.tool_calls for m in messages)):
+            self._tell(
+                "tool calls as this chat template spells them cannot be read back: what a model writes stays "
+                "text, and eval gives them no score"
+            )
+
+    def _tell(self, what: str) -> None:
+        if what not in self._told:
+            self._told.add(what)
+            log.info(what)
+
+    def _refuse_tokens_of_its_own(self) -> None:
+        """Refuse `text_tokens` that the template or the tokenizer itself writes, or that are no tokens."""
+        if not self.text_tokens:
             return
-        if any(message.role == "system" and message.content for message in conversation.messages):
-            self._has_told_of_systems = True
-            log.info("the chat template has no system role: a system text opens the user message after it")
+        tokenizer = self.tokenizer
+        known = {token.content for token in tokenizer.backend_tokenizer.get_added_tokens_decoder().values()}
+        own = {tokenizer.eos_token, tokenizer.bos_token, tokenizer.pad_token, tokenizer.unk_token}
+        printed = "".join(
+            self._printed(role) for role in ("system", "user", "assistant", "tool", "observation")
+        )
+        for token in self.text_tokens:
+            if token not in known:
+                what = "is no token that was added to the tokenizer; add it to the base model's first"
+            elif token in own or token in printed or token in self.source:
+                what = "belongs to the chat template; in a text it would end or begin a turn"
+            else:
+                continue
+            raise ConfigError(f"data_config.special_tokens_in_text: {token!r} {what}")
+
+    def _printed(self, role: str) -> str:
+        try:
+            return self._jinja.render([{"role": role, "content": "x"}], None, True)
+        except TemplateError:
+            return ""
 
     def _stop_ids(self) -> tuple[int, ...]:
         habits = self.dialect
@@ -211,6 +283,13 @@ class ChatTemplate:
         return ids[:end], self._vocabulary.decode([ids[end]])
 
 
+def _in_one_text(followed: Transcript | None) -> Transcript:
+    if followed is None:
+        what = "the chat template changes earlier turns, so that no single text holds all of them as written"
+        raise TemplateError(f"{what}: prompts cannot be learnt exactly; set data_config.train_on: all")
+    return followed
+
+
 def _pieces(transcript: Transcript) -> Iterator[Piece]:
     """Text between turns and the turns, in order: turns and what stands between them share no token."""
     position, after = 0, None
@@ -227,8 +306,9 @@ def _rendered(transcript: Transcript, pieces: Sequence[list[int]]) -> Rendered:
     mask: list[bool] = []
     spans: list[tuple[int, int]] = []
     for place, piece in enumerate(pieces):
-        learns = place % 2 == 1 and transcript.turns[place // 2].message in transcript.trained
-        if learns:
+        is_turn = place % 2 == 1
+        learns = transcript.everything
+        if is_turn and (learns := transcript.turns[place // 2].message in transcript.trained):
             spans.append((len(ids), len(ids) + len(piece)))
         ids += piece
         mask += [learns] * len(piece)
@@ -242,12 +322,16 @@ def _control_tokens(tokenizer: PreTrainedTokenizerFast, source: str) -> list[str
     """
     added = list(tokenizer.backend_tokenizer.get_added_tokens_decoder().values())
     has_frame = {token.content for token in added}.issuperset(FRAME_TOKENS)
+    named = {str(token) for token in tokenizer.all_special_tokens}
     return [
         token.content
         for token in added
         if not _SWITCH.fullmatch(token.content)
         and (
-            token.special or _is_marker(token.content, source) or (has_frame and token.content in FRAME_TOKENS)
+            token.special
+            or token.content in named
+            or _is_marker(token.content, source)
+            or (has_frame and token.content in FRAME_TOKENS)
         )
     ]
 

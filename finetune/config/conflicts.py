@@ -45,7 +45,20 @@ def find_conflicts(
         *_tuning(model, tuning, args),
         *_adapter_options(tuning),
         *_master_weights(model, tuning, args, run),
+        *_learning_rates(model, tuning, run),
     ]
+
+
+def find_idle(files: DataConfig, args: TrainingArgs) -> list[str]:
+    """One line for each key that does nothing beside the others, and harms nothing."""
+    evaluation = args.evaluation
+    evaluates = evaluation.eval_strategy != "no" or evaluation.eval_on_start
+    if evaluation.predict_with_generate and not evaluates and files.test_file is None:
+        return [
+            "training_args.predict_with_generate has no effect: nothing is ever evaluated; set eval_strategy "
+            "and data_config.val_file, or data_config.test_file"
+        ]
+    return []
 
 
 def _args(*keys: str) -> tuple[str, ...]:
@@ -59,11 +72,6 @@ def _evaluation_without_data(files: DataConfig, args: TrainingArgs) -> Iterator[
         key = "eval_strategy" if evaluation.eval_strategy != "no" else "eval_on_start"
         yield Conflict(
             (*_args(key), "data_config.val_file"), "there is nothing to evaluate on; give data_config.val_file"
-        )
-    if evaluation.predict_with_generate and not evaluates and files.test_file is None:
-        yield Conflict(
-            (*_args("predict_with_generate", "eval_strategy", "eval_on_start"), "data_config.test_file"),
-            "nothing is ever evaluated; set eval_strategy and data_config.val_file, or data_config.test_file",
         )
 
 
@@ -241,14 +249,34 @@ def _master_weights(
         yield Conflict((own, *_args("optim")), f"{kept}, which {args.optimizer.optim} cannot; use {offer}")
 
 
+def _learning_rates(model: ModelConfig, tuning: Tuning | None, run: RunConfig) -> Iterator[Conflict]:
+    """What can be known before the model is loaded: that there is no LoRA."""
+    lora = isinstance(tuning, LoraTuning) or model.adapter is not None
+    if run.loraplus_lr_ratio is not None and not lora:
+        yield Conflict(
+            ("run.loraplus_lr_ratio", "peft_config.peft_type"),
+            "is the learning rate of LoRA's B, and no LoRA is trained; remove it, or set peft_type: LORA",
+        )
+
+
 def _adapter_options(tuning: Tuning | None) -> Iterator[Conflict]:
     match tuning:
         case PromptTuning(prompt_tuning_init="TEXT", prompt_tuning_init_text=None):
             yield _peft("prompt_tuning_init", "prompt_tuning_init_text", "TEXT needs prompt_tuning_init_text")
         case PromptTuning(tokenizer_kwargs=dict()) if tuning.prompt_tuning_init != "TEXT":
             yield _peft("tokenizer_kwargs", "prompt_tuning_init", "needs prompt_tuning_init: TEXT")
+        case PrefixTuning() as prefix:
+            yield from _prefix(prefix)
         case LoraTuning() as lora:
             yield from _low_rank(lora)
+
+
+def _prefix(tuning: PrefixTuning) -> Iterator[Conflict]:
+    how = tuning.prefix_init
+    if tuning.prefix_init_text is not None and how in ("tokens", "random"):
+        yield _peft("prefix_init_text", "prefix_init", f"has no effect with prefix_init: {how}; remove one")
+    if tuning.init_weights is not None and (how in ("text", "tokens") or tuning.prefix_init_text is not None):
+        yield _peft("init_weights", "prefix_init", "starts the prefix as zeros, prefix_init as keys and values")
 
 
 def _low_rank(tuning: LoraTuning) -> Iterator[Conflict]:

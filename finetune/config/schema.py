@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import Field, PrivateAttr, model_validator
 
 from finetune.config.arguments import TrainingArgs
-from finetune.config.conflicts import ConflictsError, find_conflicts
+from finetune.config.conflicts import ConflictsError, find_conflicts, find_idle
 from finetune.config.section import Count, Section
 from finetune.config.sections import (
     DataConfig,
@@ -103,12 +103,17 @@ class Config(Section):
     @property
     def notices(self) -> tuple[str, ...]:
         """One line for each key that was renamed, mapped or has no effect."""
-        return self._provenance.notices
+        return (*self._provenance.notices, *find_idle(self.data_config, self.training_args))
 
     @property
     def warnings(self) -> tuple[str, ...]:
         """One line for each value that can be meant, but hardly is, with its place."""
         return self._provenance.warnings
+
+    @property
+    def order_seed(self) -> int | None:
+        """Of the order of conversations in an epoch; None: that of the data."""
+        return self.training_args.batches.order_seed if self.data_config.shuffle else None
 
     def as_yaml(self) -> dict[str, Any]:
         """All values, defaults too, in the YAML's shape; `load.parse_config` makes an equal Config of it."""

@@ -37,6 +37,8 @@ Pattern = Annotated[str, AfterValidator(_is_pattern)]
 
 Tokens = Annotated[list[Number], AfterValidator(_each_once)]
 
+PrefixInit = Literal["text", "tokens", "random"]
+
 _INITIAL = ("gaussian", "orthogonal")
 _OTHER_INITIAL = {
     "eva": "a pass over the data before training, which finetune does not make",
@@ -214,7 +216,18 @@ class PrefixTuning(VirtualTokens):
     """That network's width; null: token_dim."""
 
     init_weights: Literal["zero"] | None = None
-    """Start with zeros instead of at random."""
+    """Start with zeros instead of at random; with `prefix_init: random`, or without it."""
+
+    prefix_init: PrefixInit | None = None
+    """Start as what the model keeps of a text or of frequent tokens, or at random; null: text if possible."""
+
+    prefix_init_text: str | None = None
+    """That text, repeated or cut to num_virtual_tokens; null: the first tokens of the training data."""
+
+    @property
+    def starts_as(self) -> PrefixInit:
+        """`prefix_init`, or what stands in its place."""
+        return self.prefix_init or ("text" if self.init_weights is None else "random")
 
 
 class PTuning(VirtualTokens):
@@ -278,6 +291,10 @@ TUNINGS: Mapping[str, type[Adapter]] = {
 """peft_type -> the section that describes it."""
 
 
+OURS_ALONE = frozenset(["prefix_init", "prefix_init_text"])
+"""Keys that peft has not: they say what its weights start as."""
+
+
 def all_options(tuning: Adapter) -> dict[str, Any]:
     """Every option of peft's that has a meaning here, with its value: what a run records is what peft is given.
 
@@ -285,7 +302,7 @@ def all_options(tuning: Adapter) -> dict[str, Any]:
     """
     kind = str(tuning.model_dump()["peft_type"])
     others = {key: value for key, value in NOT_HONOURED[kind].items() if key not in EVERY_KIND}
-    return others | tuning.model_dump(exclude={"peft_type"})
+    return others | tuning.model_dump(exclude={"peft_type", *OURS_ALONE})
 
 
 def at_default(kind: str, key: str, value: object) -> bool:

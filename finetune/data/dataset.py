@@ -17,6 +17,7 @@ from finetune.data.mixture import FileLoad, Shelf
 from finetune.data.reading.formats import PlainText
 from finetune.data.reading.intake import Intake, content_hash, raise_problems, resolve_file
 from finetune.data.reading.records import Malformed
+from finetune.data.reading.splits import Split
 from finetune.errors import DataError, TrainingError
 
 __all__ = [
@@ -48,6 +49,7 @@ class _Part:
     share: FileShare
     path: Path
     sha256: str
+    split: Split
 
 
 def template_under(config: Config, model: str) -> ChatTemplate:
@@ -60,6 +62,7 @@ def template_under(config: Config, model: str) -> ChatTemplate:
         options=config.model.chat_template_kwargs,
         thinking=config.data_config.thinking,
         max_image_tokens=config.data_config.max_image_tokens,
+        special_tokens_in_text=config.data_config.special_tokens_in_text,
     )
 
 
@@ -70,15 +73,20 @@ def load_examples(
     template: ChatTemplate,
     *,
     max_length: int,
+    split: Split = "training",
 ) -> Examples:
     """The encoded conversations of `files` (a file, or a mixture), at most `max_length` tokens each.
+
+    split: what a folder is read for.
 
     Raises DataError with the first mistakes of all files (on_bad_record: error, overflow: error), and
     TrainingError if nothing is left to learn.
     """
     shares = [FileShare(file=files)] if isinstance(files, str) else list(files)
     paths = [resolve_file(share.file, data_dir) for share in shares]
-    parts = [_Part(share, path, content_hash(path)) for share, path in zip(shares, paths, strict=True)]
+    parts = [
+        _Part(share, path, content_hash(path, split), split) for share, path in zip(shares, paths, strict=True)
+    ]
     key = _key(parts, data_config, template, max_length)
     return cached(key, lambda: _encoded(parts, data_config, data_dir, template, max_length))
 
@@ -87,7 +95,7 @@ def _key(
     parts: Sequence[_Part], data_config: DataConfig, template: ChatTemplate, max_length: int
 ) -> dict[str, object]:
     """Everything that examples depend on."""
-    named = ("format", "train_on", "overflow", "on_bad_record", "image_roots", "allow_remote_images")
+    named = ("format", "columns", "train_on", "overflow", "on_bad_record", "image_roots", "allow_remote_images")
     return {
         "files": [[str(part.path), part.sha256, part.share.weight, part.share.limit] for part in parts],
         "data_config": {name: getattr(data_config, name) for name in named},
@@ -105,7 +113,8 @@ def _encoded(
 ) -> Examples:
     shelf = Shelf()
     loads = [
-        FileLoad(part.share, Intake.under(data_config, data_dir, part.path), data_config) for part in parts
+        FileLoad(part.share, Intake.under(data_config, data_dir, part.path, split=part.split), data_config)
+        for part in parts
     ]
     for load in loads:
         load.encode_into(shelf, template, max_length)
@@ -126,7 +135,7 @@ def _encoded(
 def _refuse_changed(parts: Sequence[_Part]) -> None:
     """What was read must be what was hashed: the hash is the name of these examples from now on."""
     for part in parts:
-        if part.path.exists() and content_hash(part.path) != part.sha256:
+        if part.path.exists() and content_hash(part.path, part.split) != part.sha256:
             raise DataError(f"{part.path}: changed while it was read; start again when it is complete")
 
 
@@ -158,12 +167,16 @@ def _examples(shelf: Shelf, accounts: tuple[FileAccount, ...], rejected: tuple[M
         files=accounts,
         rejected=rejected,
         album=shelf.album.made(),
+        columns=shelf.columns(),
     )
 
 
-def load_conversations(data_config: DataConfig, file: str, data_dir: Path) -> list[Sample]:
+def load_conversations(
+    data_config: DataConfig, file: str, data_dir: Path, split: Split = "test"
+) -> list[Sample]:
     """The conversations of one file, to evaluate and generate on. Raises DataError as `load_examples` does."""
-    intake = Intake.under(data_config, data_dir, resolve_file(file, data_dir), opens_images=True)
+    path = resolve_file(file, data_dir)
+    intake = Intake.under(data_config, data_dir, path, opens_images=True, split=split)
     samples: list[Sample] = []
     for record, conversation in intake.conversations():
         if isinstance(conversation, PlainText):

@@ -83,8 +83,11 @@ class FileAccount:
     format: str
     why: str
     ledger: Ledger
+    remarks: tuple[str, ...] = ()
+    """What a person should know: keys that nothing reads, …"""
 
     def as_dict(self) -> dict[str, Any]:
         ledger = self.ledger.as_dict()
         described = {"file": self.file, "sha256": self.sha256, "rows": self.ledger.rows}
-        return {**described, "format": self.format, "why": self.why, "ledger": ledger}
+        remarks = {"remarks": list(self.remarks)} if self.remarks else {}
+        return {**described, "format": self.format, "why": self.why, "ledger": ledger, **remarks}

@@ -59,10 +59,10 @@ def copied(taught: Path, base: Path) -> Path:
     return base
 
 
-def free_folder(folder: Path) -> Path:
-    """A folder that is not there yet: this one, or one numbered after it."""
+def free_folder(folder: Path, is_taken: Callable[[Path], bool] = Path.exists) -> Path:
+    """A folder that is not taken (there already): this one, or one numbered after it."""
     numbered = (folder.with_name(f"{folder.name}-{number}") for number in range(2, sys.maxsize))
-    return folder if not folder.exists() else next(path for path in numbered if not path.exists())
+    return folder if not is_taken(folder) else next(path for path in numbered if not is_taken(path))
 
 
 def write_rows(path: Path, rows: Sequence[dict[str, Any]]) -> None:

@@ -29,7 +29,7 @@ class Package:
     """A version of a package, exactly one archive of it, and which of its files are kept.
 
     what: what it brings, for people. sha256, size: of the archive, in bytes. keep: patterns of paths in the
-    archive; the folder of the first is left out of the paths in the cache.
+    archive; the folder of the first is left out of the paths in the cache. place: the folder there.
     """
 
     kind: Kind
@@ -40,6 +40,7 @@ class Package:
     size: int
     sha256: str
     keep: Sequence[str]
+    place: str = ""
 
     def __str__(self) -> str:
         return f"{self.name} {self.version}"
@@ -65,7 +66,7 @@ def fetched(package: Package) -> Path:
     Raises FetchError where the tool is missing, the index cannot be reached or serves other bytes.
     """
     cache = real_cache()
-    folder = cache / f"{package.name.rpartition('/')[2]}-{package.version}"
+    folder = cache / (package.place or f"{package.name.rpartition('/')[2]}-{package.version}")
     if folder.is_dir():
         return folder
     with _alone(cache):
@@ -77,7 +78,7 @@ def fetched(package: Package) -> Path:
 
 
 def _fetch(package: Package, folder: Path) -> None:
-    with TemporaryDirectory(dir=folder.parent, prefix="tmp-") as work:
+    with TemporaryDirectory(dir=real_cache(), prefix="tmp-") as work:
         archive = _download(package, Path(work))
         if (found := sha256_of(archive)) != package.sha256:
             raise FetchError(

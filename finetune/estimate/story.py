@@ -163,7 +163,7 @@ def _work(config: Config, model: str, data_dir: Path | None, processes: int, *, 
     template = template_under(config, model)
     files = config.data_config.train_file
     examples = load_examples(config.data_config, files, data_dir or Path(), template, max_length=longest)
-    seed = config.training_args.batches.order_seed
+    seed = config.order_seed
     return Work.of(examples, per_step, seed, processes, template.sight)
 
 

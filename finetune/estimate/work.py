@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from finetune.chat.sight import Sight
 from finetune.config.schema import Config
 from finetune.data.examples import Examples
-from finetune.data.plan import permutation
+from finetune.data.plan import order_of
 from finetune.estimate.setup import Device, Load, Setup
 
 SPEEDS: Mapping[Device, tuple[float, float]] = {"cpu": (0.05e12, 1e12), "cuda": (50e12, 450e12)}
@@ -42,14 +42,14 @@ class Work:
         cls,
         examples: Examples,
         conversations_per_step: int,
-        seed: int,
+        seed: int | None,
         ranks: int,
         sight: Sight | None = None,
     ) -> Self:
         """Of encoded data, in the steps of its first epoch; `sight`: of the model, for pictures."""
         lengths = examples.lengths.astype(np.int64)
         each = np.add.reduceat(lengths, examples.first_example[:-1])
-        order = permutation(len(each), seed, 0)
+        order = order_of(len(each), seed, 0)
         steps = np.add.reduceat(each[order], np.arange(0, len(each), conversations_per_step))
         longest = int(lengths.max())
         return cls(

@@ -9,7 +9,7 @@ Turns of text are scored by `metrics.score`; turns that are tool calls are marke
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,6 +23,7 @@ from finetune.data.reading.fields import WrongRecordError
 from finetune.disk import write_atomically
 from finetune.errors import DataError, TemplateError
 from finetune.eval import metrics as m
+from finetune.eval.accepted import why_wrong
 from finetune.eval.report import Report
 from finetune.infer.engine import Completion, Engine, Sampling
 from finetune.infer.text import readable
@@ -173,10 +174,18 @@ def _judge(
 ) -> Answer:
     message = template.parse(completion.ids)
     if question.reference.tool_calls:
-        marks = m.call_marks(message.tool_calls, question.reference.tool_calls)
-        return Answer(question, completion, message, {}, marks)
+        return Answer(question, completion, message, {}, _marks(question, message))
     scores = m.score(message.content, question.reference.content, metrics)
     return Answer(question, completion, message, scores, None)
+
+
+def _marks(question: Question, message: Message) -> m.CallMarks:
+    reference = question.reference
+    marks = m.call_marks(message.tool_calls, reference.tool_calls)
+    if not reference.accepted:
+        return marks
+    schemas = {tool.name: tool.parameters for tool in question.asked.tools}
+    return replace(marks, accepted=why_wrong(message.tool_calls, reference.accepted, schemas) is None)
 
 
 def _row(template: ChatTemplate, answer: Answer) -> dict[str, Any]:
@@ -201,6 +210,7 @@ def _report(
 ) -> Report:
     text = [answer for answer in answers if answer.marks is None]
     marks = [answer.marks for answer in answers if answer.marks is not None]
+    accepting = any(mark.accepted is not None for mark in marks)
     return Report(
         scores=m.mean([answer.scores for answer in text], metrics) if text else {},
         signatures=m.signatures(metrics) if text else {},
@@ -210,6 +220,7 @@ def _report(
         calls_parsed=sum(mark.parsed for mark in marks),
         calls_named=sum(mark.name for mark in marks),
         calls_right=sum(mark.arguments for mark in marks),
+        calls_accepted=sum(mark.right for mark in marks) if accepting else None,
         skipped=dict(skipped),
         empty=sum(not answer.message.content.strip() for answer in text),
         unasked_calls=sum(bool(answer.message.tool_calls) for answer in text),

@@ -38,14 +38,24 @@ class Cutter(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class CallMarks:
-    """How much of a tool call is right. `arguments` True: equal as JSON, and the name is right too."""
+    """How much of a tool call is right. `arguments` True: equal as JSON, and the name is right too.
+
+    accepted: whether it is one of the answers that the data accepts; None where the data names none.
+    """
 
     parsed: bool
     name: bool
     arguments: bool
+    accepted: bool | None = None
+
+    @property
+    def right(self) -> bool:
+        """Right by the answers that are accepted, else by being equal to the reference."""
+        return self.arguments if self.accepted is None else self.accepted
 
     def as_dict(self) -> dict[str, bool]:
-        return {"name": self.name, "arguments": self.arguments, "parsed": self.parsed}
+        marks = {"name": self.name, "arguments": self.arguments, "parsed": self.parsed}
+        return marks if self.accepted is None else {**marks, "accepted": self.accepted}
 
 
 def scores(

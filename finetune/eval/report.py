@@ -9,10 +9,24 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class Loss:
-    """Cross-entropy over the tokens a model should have written, in nats per token."""
+    """Cross-entropy over the tokens a model should have written, in nats per token.
+
+    `weight`: what those tokens count together, where turns have weights of their own; None: each of them 1.
+    """
 
     value: float
     tokens: int
+    weight: float | None = None
+
+    @classmethod
+    def mean(cls, summed: float, weight: float, tokens: int) -> "Loss":
+        """Of a weighted sum over `tokens` tokens that count `weight` together."""
+        return cls(summed / weight, tokens, None if weight == tokens else weight)
+
+    @property
+    def counted(self) -> float:
+        """What its tokens count together."""
+        return self.tokens if self.weight is None else self.weight
 
     @property
     def perplexity(self) -> float:
@@ -24,8 +38,9 @@ class Report:
     """The result of `evaluate`.
 
     scores: means over the text turns (rouge 0–100, bleu-4 0–1), empty when there are none; `calls_right` of
-    the `tool_calls` have the right name and arguments. `skipped`: turns left out, by reason. `empty`: text
-    turns the model answered with nothing; `unasked_calls`: text turns it answered with a tool call;
+    the `tool_calls` have the right name and arguments, `calls_accepted` are among the answers that the data
+    accepts (equal to the reference where it names none; None where it never does). `skipped`: turns left out,
+    by reason. `empty`: text turns the model answered with nothing; `unasked_calls`: those with a tool call;
     `cut_off`: answers that reached max_new_tokens without a stop.
     """
 
@@ -42,6 +57,7 @@ class Report:
     unasked_calls: int
     cut_off: int
     loss: Loss | None = None
+    calls_accepted: int | None = None
 
     @property
     def turns(self) -> int:
@@ -87,7 +103,8 @@ class Report:
         return [*self._score_lines(), *self._call_lines(), *self._loss_lines(), *self._count_lines()]
 
     def _marks(self) -> dict[str, int]:
-        return {"parsed": self.calls_parsed, "name": self.calls_named, "arguments": self.calls_right}
+        marks = {"parsed": self.calls_parsed, "name": self.calls_named, "arguments": self.calls_right}
+        return marks if self.calls_accepted is None else {**marks, "accepted": self.calls_accepted}
 
     def _score_lines(self) -> list[str]:
         lines = []
@@ -99,7 +116,12 @@ class Report:
     def _call_lines(self) -> list[str]:
         if not self.tool_calls:
             return []
-        titles = {"parsed": "calls at all", "name": "name right", "arguments": "arguments right"}
+        titles = {
+            "parsed": "calls at all",
+            "name": "name right",
+            "arguments": "arguments right",
+            "accepted": "accepted",
+        }
         share = 100 / self.tool_calls
         return [
             f"{titles[mark]:<16}{share * count:8.2f} %{'':<10}{count} of {self.tool_calls} tool calls"
@@ -131,8 +153,8 @@ def losses_together(losses: Sequence[Loss]) -> Loss:
     """Over the tokens of several files as if they were one."""
     if len(losses) == 1:
         return losses[0]
-    tokens = sum(loss.tokens for loss in losses)
-    return Loss(sum(loss.value * loss.tokens for loss in losses) / tokens, tokens)
+    summed = sum(loss.value * loss.counted for loss in losses)
+    return Loss.mean(summed, sum(loss.counted for loss in losses), sum(loss.tokens for loss in losses))
 
 
 def reports_together(reports: Sequence[Report]) -> Report:

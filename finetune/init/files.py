@@ -4,7 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from finetune.data.reading.records import data_files, is_hub_id
+from finetune.data.reading.records import data_files, files_by_split, is_hub_id, sorted_files
+from finetune.data.reading.saved import is_saved
 from finetune.data.reading.splits import Split, frame_of, split_of
 from finetune.errors import DataError, some_of
 
@@ -32,13 +33,23 @@ class DataFiles:
 def find_files(data: str) -> DataFiles:
     """The files of a folder; or a file, with those beside it that are named alike. Raises DataError."""
     path = Path(data)
+    if is_saved(path):  # its splits lie in it: one name is for all of them
+        splits = set(files_by_split(path).values())
+        val, test = (path.name if split in splits else None for split in ("validation", "test"))
+        return DataFiles(path.parent, (path.name,), val, test)
     if path.is_dir():
-        return _sorted_out(path, [file.name for file in data_files(path)])
+        return _sorted_out(path, _without_notes(path))
     if path.is_file():
         return _beside(path)
     if is_hub_id(data):
         return DataFiles(Path(), (data,))
     raise DataError(f"{data}: no such file or folder, and no Hub id (owner/name)")
+
+
+def _without_notes(folder: Path) -> list[str]:
+    """The names of a folder's data files, but for LICENSE.txt and its like."""
+    found = sorted_files(folder)
+    return sorted({*found.all, *found.stray} - set(found.notes))
 
 
 def _sorted_out(folder: Path, names: Sequence[str]) -> DataFiles:

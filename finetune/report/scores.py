@@ -2,12 +2,13 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import PurePath
 
 from finetune.report.markup import Html, element, join, table
 from finetune.report.read import Json, number, section, words
 from finetune.report.scale import figure
 
-HEADLINES = ("rouge-l", "tool arguments", "bleu-4", "loss")
+HEADLINES = ("rouge-l", "tool accepted", "tool arguments", "bleu-4", "loss")
 """The one score that stands among the key figures is the first of these that was taken."""
 
 
@@ -50,7 +51,17 @@ def scores(run: Json) -> list[Score]:
     signatures = {**section(base, "signatures"), **section(tuned, "signatures")}
     names = [*after, *(name for name in before if name not in after)]
     meanings = {name: words(signatures.get(name)) or _meaning(name) for name in names}
-    return [Score(name, before.get(name), after.get(name), full_marks(name), meanings[name]) for name in names]
+    found = [Score(name, before.get(name), after.get(name), full_marks(name), meanings[name]) for name in names]
+    return found + _retained(section(run, "retain"))
+
+
+def _retained(retain: Json) -> list[Score]:
+    """The loss on a text that was not trained on: higher after than before where something was forgotten."""
+    before, after = number(retain.get("loss_before")), number(retain.get("loss_after"))
+    if before is None and after is None:
+        return []
+    file = PurePath(words(retain.get("file"))).name
+    return [Score("retain loss", before, after, None, f"nats per token of {file}; higher: forgotten")]
 
 
 def headline(run: Json) -> Score | None:
@@ -71,6 +82,7 @@ def _meaning(name: str) -> str:
         "tool parsed": "% of tool calls that can be read as one",
         "tool name": "% with the right function",
         "tool arguments": "% with the right function and equal arguments",
+        "tool accepted": "% among the answers that the data accepts",
     }.get(name, "")
 
 
@@ -83,7 +95,7 @@ def _flat(evaluation: Json) -> Iterator[tuple[str, float]]:
             yield name.removeprefix("eval_"), value
     calls = section(evaluation, "tool_calls")
     turns = number(calls.get("turns"))
-    for mark in ("parsed", "name", "arguments") if turns else ():
+    for mark in ("parsed", "name", "arguments", "accepted") if turns else ():
         count = number(calls.get(mark))
         if count is not None and turns:
             yield f"tool {mark}", 100 * count / turns

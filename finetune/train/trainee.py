@@ -29,9 +29,11 @@ from finetune.model.load import DTYPES, load_base
 from finetune.model.mapped import map_base
 from finetune.model.tuning import Tuned, apply_tuning, load_adapter
 from finetune.model.vision import Vision, tower_learns, vision_of
+from finetune.train.opening import Opening
 from finetune.train.optimizer import make_optimizer, make_schedule
 from finetune.train.parallel.back_end import BackEnd
 from finetune.train.parallel.sharing import Sharing
+from finetune.train.rates import own_rates
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,18 +64,20 @@ def make_trainee(
     total_steps: int,
     recompute: int = 0,
     sight: Sight | None = None,
+    opening: Opening | None = None,
     precision: Precision | None = None,
 ) -> Trainee:
     """Load the base, tune it as configured, and choose its layout for examples of up to `longest` tokens.
 
     recompute: the interval of the layers that are computed a second time in the backward pass; 0: none.
     sight: how the checkpoint takes pictures, where examples may have some. precision: of the frozen weights and
-    their products; None: as they are stored.
+    their products; None: as they are stored. opening: what a prefix starts as.
     """
     arguments = config.training_args
     set_seed(arguments.batches.seed)
     sharing = Sharing.of(config, model)
     tuned = load_tuned(config, model, device, sharing, precision)
+    _tell_of_router_loss(tuned, model)
     learns = sum(parameter.numel() for _, parameter in tuned.trainable())
     total = learns + sum(parameter.numel() for _, parameter in tuned.frozen())
     log.info(
@@ -95,9 +99,12 @@ def make_trainee(
         autocast_dtype=sharing.autocast_dtype(tuned),
         looks_always=vision if looks_always else None,
     )
-    optimizer = make_optimizer(arguments.optimizer, tuned.trainable(), config.run.master_weights)
+    rates = own_rates(config.run, tuned, arguments.optimizer.learning_rate)
+    optimizer = make_optimizer(arguments.optimizer, tuned.trainable(), config.run.master_weights, rates)
     schedule = make_schedule(arguments.schedule, optimizer, total_steps)
     back_end = sharing.back_end(objective, dict(tuned.trainable()), optimizer)
+    if opening is not None:
+        opening.write(tuned, objective, back_end, device)
     layout, why = choose_layout(tuned, config.model.attention, longest, device)
     use_layout(tuned, layout)
     objective.flat = layout == "flat"
@@ -159,6 +166,22 @@ def load_tuned(
     if precision is not None and precision.widened:
         return replace(tuned, base_dtype=DTYPES[NAMES[precision.stored]], computed_in=torch.float32)
     return tuned if sharing.kind == "replicated" else replace(tuned, base_dtype=sharing.dtype)
+
+
+def _tell_of_router_loss(tuned: Tuned, model: str) -> None:
+    """An auxiliary loss that a checkpoint asks for, and that is no part of the objective here.
+
+    It compares how often the experts are chosen over all tokens computed at once: no sum over tokens, so it
+    would change with the size of a micro-batch and the number of processes.
+    """
+    shape = tuned.base.config.get_text_config().to_dict()
+    if shape.get("output_router_logits"):
+        log.warning(
+            f"{model}: config.json: output_router_logits: true asks for the auxiliary loss of the router "
+            f"(router_aux_loss_coef {shape.get('router_aux_loss_coef')}); finetune trains without it, because "
+            "it depends on which conversations are computed together. Experts may be used less evenly where "
+            "routers learn; set it to false to say that you know"
+        )
 
 
 def _checkpoint_gradients(tuned: Tuned, config: Config, *, reentrant: bool) -> None:

@@ -8,7 +8,8 @@ import pytest
 from finetune.chat.call_format import learn_calls
 from finetune.chat.calls import CallReader, JsonCalls, KeyedCalls, NamedCalls
 from finetune.chat.jinja import JinjaTemplate
-from finetune.chat.messages import Message, ToolCall
+from finetune.chat.messages import Conversation, Message, ToolCall
+from finetune.chat.template import ChatTemplate
 from finetune.errors import TemplateError
 
 TWO = (ToolCall("look_up", {"city": "Paris", "days": 2}, "abcdef001"), ToolCall("stop", {}, "abcdef002"))
@@ -264,3 +265,18 @@ def test_text_that_has_a_frame_of_its_own_is_taken_out_of_it() -> None:
     assert reader(call) == ("", (ToolCall("f", {"a": 1}),))
     framed = f"<|channel|>thinking<|message|>I look.<|end|><|start|>assistant{call}"
     assert reader(framed) == ("I look.", (ToolCall("f", {"a": 1}),))
+
+
+def test_a_template_whose_calls_cannot_be_read_says_so_once_and_parses_text(family, capsys) -> None:
+    source = (
+        "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}{% for c in m.tool_calls or [] %}"
+        "{{ c.function.name }}{% for k, v in c.function.arguments.items() %}<{{ k }}>{{ v }}{% endfor %}"
+        "{% endfor %}<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    )
+    template = ChatTemplate(family("chatml").tokenizer, source, name="odd.jinja")
+    assert not template.reads_calls
+    call = Message("assistant", "", (ToolCall("f", {"x": "y"}),))
+    for _ in range(2):
+        (rendered,) = template.render(Conversation((Message("user", "q"), call)))
+        assert template.parse(rendered.input_ids[slice(*rendered.turns[0])]).content == "f<x>y"
+    assert capsys.readouterr().err.count("cannot be read back") == 1

@@ -193,25 +193,16 @@ CALLED = (
     "{{ '<tool_call>' + {'name': c.function.name, 'arguments': c.function.arguments} | tojson }}</tool_call>"
 )
 CALLING = (
-    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ THOUGHTS }}{{ m.content }}"
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}"
     "{% if m.tool_calls %}CALLS{% endif %}<|im_end|>\n{% endfor %}"
 )
 TOOL = Tool("f", "", {"type": "object"})
 TWO = Message("assistant", tool_calls=(ToolCall("f", {"x": 11111}), ToolCall("f", {"x": 22222})))
-THOUGHT = Message("assistant", tool_calls=(ToolCall("f", {"x": 1}),), reasoning="hm")
-ON_ANSWERS = "'<think>' + m.reasoning_content + '</think>' if m.reasoning_content and not m.tool_calls else ''"
 LOSING = {
     "the first of two calls": (
-        CALLING.replace("CALLS", "{% set c = m.tool_calls[0] %}" + CALLED).replace("THOUGHTS", "''"),
+        CALLING.replace("CALLS", "{% set c = m.tool_calls[0] %}" + CALLED),
         TWO,
-        "an argument of the call of 'f'",
-    ),
-    "no thoughts beside a call": (
-        CALLING.replace("CALLS", "{% for c in m.tool_calls %}" + CALLED + "{% endfor %}").replace(
-            "THOUGHTS", ON_ANSWERS
-        ),
-        THOUGHT,
-        "its thoughts",
+        "the call of 'f'",
     ),
     "what stands behind a mark": (
         CHATML.replace("m.content", "m.content.split('###')[-1]"),

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 
-from finetune.config.schema import Config
+from finetune.config.schema import Config, DataConfig
 
 Load = Callable[..., Config]
 Mistakes = Callable[..., list[str]]
@@ -19,12 +19,13 @@ def test_evaluation_needs_something_to_evaluate_on(refusal: Mistakes) -> None:
     ]
 
 
-def test_generating_needs_an_evaluation_to_generate_in(refusal: Mistakes) -> None:
-    text = "data_config: {train_file: a}\ntraining_args: {predict_with_generate: true}\n"
-    assert refusal(text) == [
-        "c.yaml:2:17: training_args.predict_with_generate: nothing is ever evaluated; "
-        "set eval_strategy and data_config.val_file, or data_config.test_file"
-    ]
+@pytest.mark.parametrize(("test_file", "lines"), [(None, 1), ("t.jsonl", 0)])
+def test_generating_without_an_evaluation_is_a_line_and_no_mistake(test_file: str | None, lines: int) -> None:
+    data = DataConfig(train_file="a", test_file=test_file)
+    config = Config(data_config=data, training_args={"predict_with_generate": True})
+    expected = "training_args.predict_with_generate has no effect: nothing is ever evaluated"
+    assert len(config.notices) == lines
+    assert all(notice.startswith(expected) for notice in config.notices)
 
 
 def test_a_conflict_that_rests_on_a_wrong_value_is_not_told(mistakes: Mistakes) -> None:

@@ -188,7 +188,7 @@ def test_a_full_disk_costs_the_next_start_and_nothing_else(
 
 def test_a_file_that_changes_while_it_is_read_is_refused(load: Load, monkeypatch: pytest.MonkeyPatch) -> None:
     hashes = iter(["a" * 64, "b" * 64])
-    monkeypatch.setattr(dataset, "content_hash", lambda _: next(hashes))
+    monkeypatch.setattr(dataset, "content_hash", lambda *_: next(hashes))
     with pytest.raises(DataError, match="changed while it was read"):
         load()
     assert entries() == []

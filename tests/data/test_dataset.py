@@ -100,17 +100,25 @@ def test_the_account_of_a_file_is_what_run_json_needs(load, tmp_path):
 
 
 def test_the_first_mistakes_are_told_all_at_once_with_their_places_and_number(load, tmp_path):
-    wrong = [{"messages": [{"role": "function", "content": "x"}]}] * 12
+    wrong = [{"messages": [{"role": "bot", "content": "x"}]}] * 12
     with pytest.raises(DataError) as refusal:
         load([row(), "{", *wrong, row()])
     lines = str(refusal.value).splitlines()
     assert len(lines) == 11
     assert lines[0].startswith(f"{tmp_path}/train.jsonl:2:2: E105 not valid JSON: ")
-    assert lines[9].startswith(f"{tmp_path}/train.jsonl:11:24: E204 message 1 has role 'function'")
+    assert lines[9].startswith(f"{tmp_path}/train.jsonl:11:24: E204 message 1 has role 'bot'")
     assert lines[10] == (
         "the first 10 of 13; 13 of 15 records cannot be used: "
         "correct them, or set data_config.on_bad_record: skip"
     )
+
+
+def test_keys_that_nothing_reads_are_told_of_a_file_also_when_it_was_encoded_before(load, tmp_path):
+    rows = [row(), {**row("r"), "topic": "x"}]
+    column = len(json.dumps(row("r"))) + 11
+    said = f"{tmp_path}/train.jsonl:2:{column}: W530 a record has the key 'topic', which nothing reads"
+    assert [load(rows).files[0].remarks for _ in range(2)] == [(said,)] * 2
+    assert load(rows).files[0].as_dict()["remarks"] == [said]
 
 
 def test_what_the_template_cannot_spell_is_a_mistake_of_the_record(load, tmp_path):

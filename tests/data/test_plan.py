@@ -205,3 +205,15 @@ def test_a_plan_costs_less_than_a_hundred_bytes_a_row():
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak <= 100 * rows
+
+
+def test_without_a_seed_the_order_of_the_data_is_kept_in_every_epoch():
+    plan = Plan(
+        np.full(5, 3),
+        np.ones(5, dtype=int),
+        np.arange(6),
+        conversations_per_step=2,
+        seed=None,
+        tokens_per_micro_batch=9,
+    )
+    assert [step.conversations for step in plan.steps(0, 6)] == [(0, 1), (2, 3), (4,)] * 2

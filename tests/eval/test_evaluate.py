@@ -4,6 +4,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -235,3 +236,29 @@ def test_conversations_too_long_for_the_loss_are_left_out_and_said(
 
 def test_a_loss_too_large_for_a_perplexity_is_infinite() -> None:
     assert Loss(1000.0, 1).perplexity == float("inf")
+
+
+def test_calls_that_the_data_accepts_are_counted_beside_those_that_are_equal(
+    engine: HFEngine, samples: list[Sample]
+) -> None:
+    asked, _, *_ = samples[3].conversation.messages  # the model calls get_weather with {"city": "Rome"}
+    oslo = (ToolCall("get_weather", {"city": "Oslo"}),)
+    accepted: list[tuple[tuple[Any, ...], bool]] = [
+        (({"get_weather": {"city": ["Oslo", "ROME."]}},), True),
+        (({"get_weather": {"city": ["Oslo", "Paris"]}},), False),
+        ((), False),  # none named: it must be equal
+    ]
+    several = [
+        Conversation(
+            (asked, Message("assistant", tool_calls=oslo, accepted=one)), samples[3].conversation.tools
+        )
+        for one, _ in accepted
+    ]
+    report = evaluate(engine, [Sample(c, "a:1") for c in several], sampling=LONG)
+    assert (report.tool_calls, report.calls_right, report.calls_accepted) == (3, 0, 1)
+    assert report.metrics()["tool_accepted"] == pytest.approx(1 / 3)
+    assert report.as_dict()["tool_calls"]["accepted"] == 1
+    assert any(line.startswith("accepted") and "1 of 3" in line for line in report.lines())
+    for conversation, (_, right) in zip(several[:2], accepted, strict=False):
+        assert evaluate(engine, [Sample(conversation, "a:1")], sampling=LONG).calls_accepted == right
+    assert evaluate(engine, [Sample(several[2], "a:1")], sampling=LONG).calls_accepted is None

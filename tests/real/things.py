@@ -9,6 +9,7 @@
 Offline, what is not there yet raises FetchError: a test of this tier fails with that sentence.
 """
 
+from dataclasses import replace
 from pathlib import Path
 
 from finetune.demo.fetch import Package, fetched
@@ -34,6 +35,22 @@ _LLAMA_CPP = Package(
     sha256="832db0699007f1be95a7e41ef12e88926b02ba836461e36a36372db2760c1a2e",
     keep=("llama_cpp_python-0.3.36/vendor/llama.cpp/models/templates/*.jinja",),
 )
+_BFCL_CODE = "bfcl_eval/{}*.py"
+_BFCL_CHECKER = replace(
+    BFCL,
+    what="code of the Berkeley Function Calling Leaderboard's checker",
+    keep=tuple(
+        _BFCL_CODE.format(folder)
+        for folder in (
+            "",
+            "constants/",
+            "eval_checker/",
+            "eval_checker/ast_eval/",
+            "eval_checker/ast_eval/type_convertor/",
+        )
+    ),
+    place="bfcl-eval-code/bfcl_eval",
+)
 TOKENIZERS = {
     "deepseek_v3": (14_967_867, "b70577e9bc88029325cb6259b7d3cb5cb3be30356da7220dad39baa24a074e14"),
     "gemma2": (35_995_121, "d9271e3faefc0e5ce39abe8ca0bfd0f028808e04f6ebe6b7f0454c0f2af94876"),
@@ -55,6 +72,11 @@ def smollm2() -> Path:
 def bfcl() -> Path:
     """BFCL_v4_<category>.json, and the accepted answers under the same names in possible_answer/."""
     return fetched(BFCL)
+
+
+def bfcl_checker() -> Path:
+    """A folder for sys.path; `bfcl_eval` in it has the leaderboard's checker and nothing that calls a model."""
+    return fetched(_BFCL_CHECKER).parent
 
 
 def trl_templates() -> Path:

@@ -25,8 +25,9 @@ from finetune.data.ledger import Fate, Ledger
 from finetune.data.mixture import refused
 from finetune.data.reading.intake import Intake, folder_of, resolve_file
 from finetune.data.reading.record import Malformed, Record
-from finetune.data.reading.records import data_files
-from finetune.data.reading.splits import SPLITS, Split, split_of
+from finetune.data.reading.records import files_by_split, files_for, stray_files
+from finetune.data.reading.splits import Split
+from finetune.data.spelt import Spelt
 from finetune.data.stream import encoded
 from finetune.errors import DataError
 
@@ -55,10 +56,22 @@ def check_data(
     survey = _Survey(template, settings, folder_of(data))
     for path, split in files_of(Path(data), settings).items():
         survey.read(path, split)
+    for stray in _stray(Path(data), settings):
+        survey.findings.add(stray)
     for path, split in _trained_too(Path(data), settings):
         reason = f"the file for {split} is one for training, too: the model has seen every answer"
         survey.findings.add(Malformed(str(path), 1, 0, reason, "W503"))
     return survey.report(str(data))
+
+
+def _stray(data: Path, config: Config) -> Iterator[Malformed]:
+    """A remark about each data file in the folders that are read, which is for nothing."""
+    if not data.is_dir():
+        return
+    whole = Path(str(config.data_config.train_file)) == data
+    named = [data] if whole else [resolve_file(name, data) for name, _ in _named_files(config.data_config)]
+    for folder in dict.fromkeys(path for path in named if path.is_dir()):
+        yield from stray_files(folder)
 
 
 def files_of(data: Path, config: Config) -> dict[Path, Split]:
@@ -66,18 +79,24 @@ def files_of(data: Path, config: Config) -> dict[Path, Split]:
     if not data.is_dir():
         return {data: "training"}
     if isinstance(named := config.data_config.train_file, str) and Path(named) == data:
-        found = [(path, split_of(path.name) or "training") for path in data_files(data)]
-        return dict(sorted(found, key=lambda one: SPLITS.index(one[1])))
+        return files_by_split(data)
     splits: dict[Path, Split] = {}
-    for name, split in _named_files(config.data_config):
-        splits.setdefault(resolve_file(name, data), split)
+    for path, split in _found_files(data, config):
+        splits.setdefault(path, split)
     return splits
+
+
+def _found_files(data: Path, config: Config) -> Iterator[tuple[Path, Split]]:
+    """The files that a configuration names, those of folders one by one, and what each is for."""
+    for name, split in _named_files(config.data_config):
+        path = resolve_file(name, data)
+        yield from ((file, split) for file in (files_for(path, split) if path.is_dir() else [path]))
 
 
 def _trained_too(data: Path, config: Config) -> Iterator[tuple[Path, Split]]:
     """Files of a folder that the configuration names for training, and for something else besides."""
     if data.is_dir() and Path(str(config.data_config.train_file)) != data:
-        found = [(resolve_file(name, data), split) for name, split in _named_files(config.data_config)]
+        found = list(_found_files(data, config))
         trained = {path for path, split in found if split == "training"}
         yield from ((path, split) for path, split in found if split != "training" and path in trained)
 
@@ -111,7 +130,7 @@ class _Survey:
 
     def read(self, path: Path, split: Split) -> None:
         """Look through one file."""
-        intake = Intake.under(self.config.data_config, self.data_dir, path, opens_images=True)
+        intake = Intake.under(self.config.data_config, self.data_dir, path, opens_images=True, split=split)
         report = FileReport(str(path), split, ledger=None if self.template is None else Ledger())
         self.files.append(report)
         self.starts.append(len(self.fingerprints))
@@ -121,6 +140,8 @@ class _Survey:
                 pass
         else:
             self._encode(looked_at, report, self.template)
+        for finding in intake.remarks():
+            self.findings.add(finding)
         report.rows = intake.rows
         report.format, report.why = intake.format()
         if report.ledger is not None:
@@ -144,9 +165,8 @@ class _Survey:
         self.fingerprints.add(text, record.line)
         self.writing.add(text)
         report.count(source)
-        if isinstance(source, Conversation):
-            for remark in review(source):
-                self.findings.add(record.malformed(remark.code, remark.message, remark.path))
+        for remark in review(source):
+            self.findings.add(record.malformed(remark.code, remark.message, remark.path))
 
     def _refuse(self, problem: Malformed, report: FileReport) -> None:
         self.findings.add(problem)
@@ -156,8 +176,10 @@ class _Survey:
     def _encode(
         self, looked_at: Iterator[tuple[tuple[Record, int], Source]], report: FileReport, template: ChatTemplate
     ) -> None:
+        spelt = Spelt(template)
         encoder = Encoder(template, _WITHOUT_LIMIT, self.config.data_config.train_on)
         for (record, place), source, outcome in encoded(encoder, looked_at):
+            spelt.look_at(record, source)
             if isinstance(outcome, REFUSALS):
                 self.unspelt[place] = refused(record, outcome)
                 self._refuse(self.unspelt[place], report)
@@ -165,6 +187,8 @@ class _Survey:
                 fate = self._measure(record, source, outcome, report)
                 assert report.ledger is not None
                 report.ledger.count(fate)
+        for finding in spelt.findings():
+            self.findings.add(finding)
 
     def _measure(self, record: Record, source: Source, whole: Encoded, report: FileReport) -> Fate:
         """Note the conversation's tokens, and what becomes of it under the limit."""

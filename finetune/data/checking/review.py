@@ -9,13 +9,22 @@ from dataclasses import dataclass
 
 from finetune.chat.messages import Conversation, KeyPath, Message, Tool, ToolCall
 from finetune.data.checking.schemas import UnusableSchemaError, check_schema, misfits
+from finetune.data.encode import Source
+from finetune.data.reading.formats import PlainText
 from finetune.data.reading.image_parts import IMAGE
+from finetune.data.reading.raw_calls import looks_like_a_call
 
 _LEAK = re.compile(
-    r"<\|(?:user|assistant|system|observation|im_start|im_end|endoftext|eot_id|start_header_id|end_header_id"
-    r"|begin_of_text)\|>|<(?:start|end)_of_turn>|\[/?INST\]|\[gMASK\]"
+    r"<\|(?:user|assistant|system|observation|im_start|im_end|im_sep|endoftext|eot_id|start_header_id"
+    r"|end_header_id|begin_of_text|end|start|message|channel)\|>|<(?:start|end)_of_turn>|\[/?INST\]|\[gMASK\]"
+    r"|<｜(?:User|Assistant|begin▁of▁sentence|end▁of▁sentence)｜>"
 )
-"""What a chat template writes between turns: in an answer, the trace of a template that was applied before."""
+"""What a chat template writes between turns: in data, the trace of a template that was applied before."""
+
+_TRANSCRIPT = re.compile(
+    r"### ?(?:Human|User|Instruction)\b.*### ?(?:Assistant|Response)\b|</s>\s*$", re.DOTALL
+)
+"""How documents spell turns without tokens, and a text's end as Llama 2 writes it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,8 +36,22 @@ class Remark:
     path: KeyPath
 
 
-def review(conversation: Conversation) -> Iterator[Remark]:
+def review(source: Source) -> Iterator[Remark]:
     """What a person should look at, in the order of the messages; what the tools' schemas say comes last."""
+    if isinstance(source, PlainText):
+        yield from _about_document(source.text)
+    else:
+        yield from _about_conversation(source)
+
+
+def _about_document(text: str) -> Iterator[Remark]:
+    if found := _LEAK.search(text) or _TRANSCRIPT.search(text):
+        mark = found[0] if len(found[0]) < 20 else found[0][:16] + "…"
+        reason = f"the text holds {mark!r}, which a chat template writes; it will be learnt as plain text"
+        yield Remark("W527", f"{reason}: write the turns as messages", ())
+
+
+def _about_conversation(conversation: Conversation) -> Iterator[Remark]:
     messages = conversation.messages
     if not conversation.tools and _is_plain(messages):
         return
@@ -41,7 +64,7 @@ def review(conversation: Conversation) -> Iterator[Remark]:
             reason = f"{name} holds {IMAGE}, and no picture stands there: it will be read as plain text"
             yield Remark("W529", reason, (*message.at, "content"))
         if message.role == "assistant":
-            yield from _about_answer(message, name, messages[:index])
+            yield from _about_answer(message, name, messages[:index], conversation.tools)
     yield from _about_calls(conversation)
 
 
@@ -51,7 +74,9 @@ def _is_plain(messages: Sequence[Message]) -> bool:
     for message in messages:
         role, content = message.role, message.content
         if role == "assistant":
-            if message.tool_calls or content == said or "<" in content or "[" in content:
+            if message.tool_calls or content == said or content.startswith("{"):
+                return False
+            if "<" in content or "[" in content:
                 return False
         elif role == "tool" or IMAGE in content:
             return False
@@ -89,10 +114,15 @@ def _unanswered(before: Sequence[Message]) -> Sequence[str]:
     return []
 
 
-def _about_answer(message: Message, name: str, before: Sequence[Message]) -> Iterator[Remark]:
+def _about_answer(
+    message: Message, name: str, before: Sequence[Message], tools: Sequence[Tool]
+) -> Iterator[Remark]:
     if leak := _LEAK.search(message.content):
         reason = f"{name} holds {leak[0]!r}, which a chat template writes; it will be learnt as plain text"
         yield Remark("W527", reason, (*message.at, "content"))
+    if not message.tool_calls and looks_like_a_call(message.content, [tool.name for tool in tools]):
+        reason = f"{name} looks like a tool call and is none: it will be learnt as plain text"
+        yield Remark("W531", reason, (*message.at, "content"))
     if before and before[-1].role == "user" and message.content == before[-1].content != "":
         yield Remark("W528", f"{name} repeats the question word for word", message.at)
 

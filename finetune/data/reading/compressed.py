@@ -1,6 +1,7 @@
 """Files as they are, or packed by gzip or Zstandard: their bytes, and what is raised where they are damaged."""
 
 import gzip
+import zipfile
 import zlib
 from collections.abc import Callable, Iterator
 from io import BufferedReader, RawIOBase
@@ -15,7 +16,7 @@ class DamagedError(Exception):
     """Packed bytes that do not unpack."""
 
 
-DAMAGE = (EOFError, gzip.BadGzipFile, zlib.error, DamagedError)
+DAMAGE = (EOFError, gzip.BadGzipFile, zlib.error, zipfile.BadZipFile, DamagedError)
 """What reading a damaged file raises."""
 
 

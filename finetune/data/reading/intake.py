@@ -5,8 +5,8 @@ What training, evaluation and `finetune check` have in common.
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from pathlib import Path
 
@@ -14,10 +14,23 @@ from finetune import log
 from finetune.chat.messages import Conversation, Image
 from finetune.config.schema import DataConfig
 from finetune.data.images.access import Access
+from finetune.data.reading.compressed import without_packing
 from finetune.data.reading.fields import WrongRecordError
-from finetune.data.reading.formats import Format, PlainText, RecordError, detect_format, parse_conversation
+from finetune.data.reading.formats import PlainText, RecordError, parse_conversation
+from finetune.data.reading.layout import Format, Layout, detect_layout, names_under
 from finetune.data.reading.pictures import look_at_all, with_settled_images
-from finetune.data.reading.records import Malformed, Record, data_files, is_hub_id, read_records
+from finetune.data.reading.preferences import refuse_preferences
+from finetune.data.reading.records import (
+    Malformed,
+    Record,
+    files_for,
+    is_hub_id,
+    read_records,
+    stray_files,
+)
+from finetune.data.reading.splits import Split
+from finetune.data.reading.strict_json import NotJSONError, loads
+from finetune.data.reading.unread import Unread
 from finetune.disk import sha256_of
 from finetune.errors import DataError
 
@@ -53,32 +66,42 @@ class Intake:
     """A file, folder or Hub id being read.
 
     access: where images may lie. opens_images: they are looked at here, not by whoever encodes.
-    rows: what stands where a record should. problems: the bad ones. formats: of each file, and why.
+    rows: what stands where a record should. problems: the bad ones. layouts: of each file. unread: keys of good
+    records that nothing reads. columns: the records' own keys, as `data_config.columns` names them.
     """
 
     path: Path
     wanted: Format | None = None
     access: Access = field(default_factory=lambda: Access(()))
     opens_images: bool = False
+    columns: Mapping[str, str] = field(default_factory=dict)
+    split: Split = "training"
     rows: int = 0
     problems: list[Malformed] = field(default_factory=list)
-    formats: dict[str, tuple[Format, str]] = field(default_factory=dict)
+    layouts: dict[str, Layout] = field(default_factory=dict)
+    unread: Unread = field(default_factory=Unread)
     not_drawn: int = 0
 
     @classmethod
     def under(
-        cls, data_config: DataConfig, data_dir: Path, path: Path, *, opens_images: bool = False
+        cls,
+        data_config: DataConfig,
+        data_dir: Path,
+        path: Path,
+        *,
+        opens_images: bool = False,
+        split: Split = "training",
     ) -> "Intake":
         """Of a file as `data_config` wants it read. Images may lie below `data_dir` and the roots it names."""
         roots = (data_dir, *(data_dir / root for root in data_config.image_roots))
         access = Access(roots, remote=data_config.allow_remote_images)
         wanted = None if data_config.format == "auto" else data_config.format
-        return cls(path, wanted, access, opens_images)
+        return cls(path, wanted, access, opens_images, data_config.columns, split)
 
     def records(self) -> Iterator[Record | Malformed]:
         """Everything that stands where a record should, counted."""
         with log.progress(f"reading {self.path.name}", None) as advance:
-            for record in read_records(self.path):
+            for record in read_records(self.path, self.split):
                 self.rows += 1
                 if self.rows % _BEAT == 0:
                     advance(_BEAT)
@@ -100,11 +123,18 @@ class Intake:
         if isinstance(record, Malformed):
             return self.refuse(record)
         try:
-            return self._with_images(parse_conversation(record, self._format(record)), record)
+            refuse_preferences(record.data)
+            if self.wanted is None:
+                refuse_json_as_text(record)
+            layout = self._layout(record)
+            parsed = parse_conversation(record, layout.format, layout.names)
+            settled = self._with_images(parsed, record)
         except RecordError as error:
             return self.refuse(error.problem)
         except WrongRecordError as wrong:
             return self.refuse(record.malformed(wrong.code, wrong.reason, wrong.path))
+        self.unread.look_at(record, layout)
+        return settled
 
     def _with_images(self, source: Conversation | PlainText, record: Record) -> Conversation | PlainText:
         """The conversation with images that may be opened, and with `opens_images` can be used."""
@@ -117,7 +147,8 @@ class Intake:
 
     def named_images(self, record: Record) -> Sequence[Image]:
         """The images of a good record, by the paths that it has for them."""
-        source = parse_conversation(record, self._format(record))
+        layout = self._layout(record)
+        source = parse_conversation(record, layout.format, layout.names)
         return () if isinstance(source, PlainText) else source.images
 
     def refuse(self, problem: Malformed) -> Malformed:
@@ -125,20 +156,50 @@ class Intake:
         self.problems.append(problem)
         return problem
 
-    def _format(self, record: Record) -> Format:
-        """The format of the record's file, which its first record with a known one decides."""
-        if self.wanted is not None:
-            self.formats.setdefault(record.source, (self.wanted, "data_config.format says so"))
-        if record.source not in self.formats:
-            found, why = detect_format(record.data)
-            self.formats[record.source] = found, f"{why} (line {record.line})"
-        return self.formats[record.source][0]
+    def _layout(self, record: Record) -> Layout:
+        """The layout of the record's file, which its first record with a known one decides."""
+        if record.source not in self.layouts:
+            self.layouts[record.source] = self._layout_by(record)
+        return self.layouts[record.source]
+
+    def _layout_by(self, record: Record) -> Layout:
+        if self.wanted is None or self.columns:
+            found = detect_layout(record.data, self.columns)
+            if self.wanted in (None, found.format):
+                return replace(found, why=f"{found.why} (line {record.line})")
+        else:
+            names = names_under(self.wanted, record.data)
+            return Layout(self.wanted, "data_config.format says so", names)
+        reason = (
+            f"data_config.format is {self.wanted}, but data_config.columns names the parts of {found.format}"
+        )
+        raise WrongRecordError("E201", reason)
+
+    def remarks(self) -> Iterator[Malformed]:
+        """What a person should know of the whole: files and keys that nothing reads."""
+        yield from stray_files(self.path)
+        yield from self.unread.findings()
 
     def format(self) -> tuple[str, str]:
         """What was read, and why it was taken for that; both empty if nothing was."""
-        taken = sorted(set(self.formats.values()))
+        taken = sorted({(layout.format, layout.why) for layout in self.layouts.values()})
         names = sorted({found for found, _ in taken})
         return ", ".join(names), "; ".join(dict.fromkeys(why for _, why in taken))
+
+
+def refuse_json_as_text(record: Record) -> None:
+    """Raises WrongRecordError for a .txt file of JSON: one document of plain text is hardly what it is."""
+    if record.text is not None or without_packing(Path(record.source)).suffix.lower() != ".txt":
+        return
+    text = str(record.data["text"]).lstrip()
+    first = text if text.startswith("[") else text.partition("\n")[0]
+    try:
+        found = loads(first) if text.startswith(("{", "[")) else None
+    except NotJSONError:
+        return
+    if isinstance(found, dict) or (isinstance(found, list) and found and isinstance(found[0], dict)):
+        advice = "rename it to .jsonl, or set data_config.format: text to learn it as the text it is"
+        raise WrongRecordError("E224", f"a .txt file is one document of plain text, and this is JSON; {advice}")
 
 
 def raise_problems(problems: Sequence[Malformed], rows: int, advice: str) -> None:
@@ -151,13 +212,14 @@ def raise_problems(problems: Sequence[Malformed], rows: int, advice: str) -> Non
     raise DataError("\n".join(lines))
 
 
-def content_hash(path: Path) -> str:
-    """SHA-256 of a file's bytes (sha256sum's), of a folder's names and hashes, or of a Hub set's records."""
+def content_hash(path: Path, split: Split = "training") -> str:
+    """SHA-256 of a file's bytes (sha256sum's), of the names and hashes of a folder's files for `split`, or of a
+    Hub set's records."""
     if path.is_file():
         return sha256_of(path)
     total = hashlib.sha256()
     if path.is_dir():
-        for file_path in data_files(path):
+        for file_path in files_for(path, split):
             total.update(f"{file_path.name} {content_hash(file_path)}\n".encode())
     else:
         for record in read_records(path):

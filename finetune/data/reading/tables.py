@@ -112,6 +112,24 @@ def read_parquet(path: Path) -> Iterator[Record | Malformed]:
         yield Malformed(str(path), 1, 0, f"cannot be read as parquet: {error}", "E115")
 
 
+def read_arrow(path: Path) -> Iterator[Record | Malformed]:
+    """Rows of an Arrow file, as `datasets` saves them (a stream) or as Feather has them."""
+    from pyarrow import ArrowException, ArrowInvalid, ipc, memory_map
+
+    try:
+        with memory_map(str(path)) as file:
+            try:
+                batches: Iterator[Any] = iter(ipc.open_stream(file))
+            except ArrowInvalid:
+                feather = ipc.open_file(file)
+                batches = (feather.get_batch(number) for number in range(feather.num_record_batches))
+            rows = (row for batch in batches for row in batch.to_pylist())
+            for number, row in enumerate(rows, 1):
+                yield Record(without_nulls(row), str(path), number)
+    except (ArrowException, OSError) as error:
+        yield Malformed(str(path), 1, 0, f"cannot be read as an Arrow file: {error}", "E115")
+
+
 def read_hub(name: str) -> Iterator[Record | Malformed]:
     """Rows of a data set on the Hub: `owner/name` (its split "train") or `owner/name:split`."""
     from datasets import load_dataset

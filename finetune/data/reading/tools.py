@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from finetune.chat.messages import KeyPath, Tool, ToolCall
+from finetune.chat.messages import Accepted, KeyPath, Tool, ToolCall
 from finetune.data.reading.fields import WrongRecordError, decoded, json_kind, text_of
 from finetune.data.reading.strict_json import NotJSONError, loads
 
@@ -77,18 +77,17 @@ def call_arguments(value: Any, where: str, path: KeyPath) -> dict[str, Any]:
     return arguments
 
 
-def call_in_text(content: str) -> tuple[ToolCall, ...]:
-    """The call that `content` is, if it is a JSON object of exactly a name and arguments."""
-    if not content.lstrip().startswith("{"):
-        return ()
-    try:
-        value = loads(content)
-        if (
-            set(value) != {"name", "arguments"}
-            or not isinstance(value["name"], str)
-            or not value["name"].strip()
-        ):
-            return ()
-        return (ToolCall(value["name"], call_arguments(value["arguments"], "", ())),)
-    except (NotJSONError, WrongRecordError):
-        return ()
+def accepted_calls(value: Any, calls: int, where: str, path: KeyPath) -> tuple[Accepted, ...]:
+    """What an evaluation accepts for each of a turn's calls: the function, and lists of values by argument."""
+    listed = decoded(value, f"{where}: accepted_calls", path)
+    if isinstance(listed, list) and len(listed) == calls and all(map(_is_accepted, listed)):
+        return tuple(listed)
+    expected = '{"name": {"argument": [values]}} for each call of the message'
+    raise WrongRecordError("E209", f"{where}: accepted_calls; expected a list with {expected}", path)
+
+
+def _is_accepted(value: Any) -> bool:
+    if not isinstance(value, dict) or len(value) != 1:
+        return False
+    (arguments,) = value.values()
+    return isinstance(arguments, dict) and all(isinstance(options, list) for options in arguments.values())

@@ -1,71 +1,45 @@
-"""One record's list of turns -> Conversation: OpenAI's and GLM-4's ways of writing messages, tools and calls.
+"""One record's list of turns -> Conversation: the ways of writing messages, tools and calls.
 
-A tool call comes in three spellings, and leaves as one `ToolCall`:
+A tool call comes in many spellings, and leaves as one `ToolCall`:
     OpenAI          {"role": "assistant", "tool_calls": [{"function": {"name": …, "arguments": …}}]}
+    OpenAI, old     {"role": "assistant", "function_call": {"name": …, "arguments": …}}
     GLM-4, data     {"role": "assistant", "metadata": "<name>", "content": "<arguments as JSON>"}
-    GLM-4, README   {"role": "assistant", "content": "{\\"name\\": …, \\"arguments\\": …}"}
+    ChatGLM3        {"role": "tool", "name": …, "parameters": …, "observation": …}     a call and its result
+    in the text     {"role": "assistant", "content": "{\\"name\\": …, \\"arguments\\": …}"}     see raw_calls.py
 """
 
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+import json
+from collections.abc import Sequence
+from typing import Any
 
-from finetune.chat.messages import Conversation, Image, KeyPath, Message, Role, Tool, ToolCall
+from finetune.chat.messages import Accepted, Conversation, Image, Message, Role, Tool, ToolCall
 from finetune.data.reading.fields import WrongRecordError, decoded, json_kind, text_of
 from finetune.data.reading.image_parts import content_of_parts, own_images, with_images
-from finetune.data.reading.tools import call_arguments, call_in_text, tool_call, tool_list
+from finetune.data.reading.marks import weight_of
+from finetune.data.reading.raw_calls import calls_in_text
+from finetune.data.reading.tools import accepted_calls, call_arguments, tool_call, tool_list
+from finetune.data.reading.turn import Turn
 
-_ROLES: Mapping[str, Role] = {
-    "system": "system",
-    "developer": "system",
-    "user": "user",
-    "assistant": "assistant",
-    "tool": "tool",
-    "observation": "tool",
-}
+THOUGHTS = ("reasoning_content", "reasoning", "thinking")
+"""What a turn's thoughts are called: by most, by some APIs, by gpt-oss."""
 
 
-class Turn(NamedTuple):
-    """One entry of a record's list of turns, its number from 1, and where in the record it stands."""
-
-    fields: Mapping[str, Any]
-    number: int
-    at: KeyPath
-
-    def __str__(self) -> str:
-        return f"message {self.number}"
-
-    def wrong(self, code: str, reason: str, *inside: str | int) -> WrongRecordError:
-        """What is wrong with the turn, or with what stands `inside` it."""
-        return WrongRecordError(code, f"{self}{reason}", (*self.at, *inside))
+Declared = tuple[Any, str] | None
 
 
-def turn_list(value: Any, path: KeyPath) -> list[Turn]:
-    """The turns in a list, or in a JSON string of one. Raises WrongRecordError."""
-    listed = decoded(value, "the list of messages", path) if value != "" else []
-    if not isinstance(listed, list):
-        reason = f"the messages are {json_kind(listed)}; expected an array of messages"
-        raise WrongRecordError("E203", reason, path)
-    if not listed:
-        raise WrongRecordError("E203", "the list of messages is empty", path)
-    return [_turn(fields, number, (*path, number - 1)) for number, fields in enumerate(listed, 1)]
+def conversation(turns: Sequence[Turn], tools: Declared = None, images: Any = None) -> Conversation:
+    """The conversation that `turns` spell. Raises WrongRecordError, naming the message by its number from 1.
 
-
-def _turn(fields: Any, number: int, at: KeyPath) -> Turn:
-    if not isinstance(fields, dict):
-        reason = f"message {number} is {json_kind(fields)}; expected an object with a role"
-        raise WrongRecordError("E203", reason, at)
-    if None in fields.values():  # null means the same as no field: in OpenAI's format, and after Arrow
-        fields = {key: value for key, value in fields.items() if value is not None}
-    return Turn(fields, number, at)
-
-
-def conversation(turns: Sequence[Turn], tools: Any = None, images: Any = None) -> Conversation:
-    """The conversation that `turns` spell. Raises WrongRecordError, naming the message by its number from 1."""
+    tools: the record's own, and the key that they stand under.
+    """
+    turns = _with_calls_of_their_own(turns)
     declared = _declared_tools(turns, tools)
+    names = [tool.name for tool in declared]
     messages: list[Message] = []
     waiting: list[str | None] = []  # ids of the calls whose results have not come yet
-    for turn in turns:
-        message = _message(turn, calls_in_text=bool(declared) or _result_follows(turn, turns))
+    for index, turn in enumerate(turns):
+        result_follows = index + 1 < len(turns) and turns[index + 1].role_or_none() == "tool"
+        message = _message(turn, names if declared or result_follows else None)
         if message is None:
             continue
         if message.role == "tool":
@@ -79,8 +53,27 @@ def conversation(turns: Sequence[Turn], tools: Any = None, images: Any = None) -
     return Conversation(with_images(messages, images), declared)
 
 
-def _result_follows(turn: Turn, turns: Sequence[Turn]) -> bool:
-    return turn.number < len(turns) and _role_or_none(turns[turn.number]) == "tool"
+def _with_calls_of_their_own(turns: Sequence[Turn]) -> Sequence[Turn]:
+    """With ChatGLM3's turns of tools as two: the call, in the assistant's turn before it, and its result."""
+    if not any("observation" in turn.fields for turn in turns):
+        return turns
+    spelt: list[Turn] = []
+    for turn in turns:
+        if turn.role_or_none() != "tool" or "observation" not in turn.fields:
+            spelt.append(turn)
+            continue
+        call = {"name": turn.fields.get("name"), "arguments": turn.fields.get("parameters")}
+        says = spelt[-1].fields if spelt and spelt[-1].role_or_none() == "assistant" else None
+        if says is None or says.get("tool_calls"):
+            spelt.append(Turn({"role": "assistant", "tool_calls": [call]}, turn.number, turn.at))
+        else:
+            spelt[-1] = spelt[-1]._replace(fields={**says, "tool_calls": [call]})
+        spelt.append(turn._replace(fields={"role": "tool", "content": _as_text(turn.fields["observation"])}))
+    return spelt
+
+
+def _as_text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 def _take_result(turn: Turn, waiting: list[str | None]) -> None:
@@ -103,36 +96,18 @@ def _check_calls(messages: Sequence[Message], declared: Sequence[Tool]) -> None:
                 raise WrongRecordError("E214", reason, (*message.at, "tool_calls", index))
 
 
-def _role_or_none(turn: Turn) -> Role | None:
-    role = turn.fields.get("role")
-    return _ROLES.get(role) if isinstance(role, str) else None
-
-
-def _role(turn: Turn) -> Role:
-    role = _role_or_none(turn)
-    if role is not None:
-        return role
-    if "role" not in turn.fields:
-        hint = "; this looks like ShareGPT: name the list `conversations`" if "from" in turn.fields else ""
-        raise turn.wrong("E204", f" has no role{hint}")
-    found = turn.fields["role"]
-    hint = " (use 'tool' for results)" if found == "function" else ""
-    raise turn.wrong("E204", f" has role {found!r}; expected system, user, assistant or tool{hint}", "role")
-
-
-def _message(turn: Turn, *, calls_in_text: bool) -> Message | None:
-    """None for a system message that only carried the tools."""
-    fields, role = turn.fields, _role(turn)
+def _message(turn: Turn, declared: Sequence[str] | None) -> Message | None:
+    """None for a system message that only carried the tools. `declared`: None where a text can be no call."""
+    fields, role = turn.fields, turn.role()
     content, images = _content(turn)
-    calls = _calls(turn, role, content, calls_in_text)
-    if calls and not fields.get("tool_calls"):
-        content = ""
+    content, calls = _calls(turn, role, content, declared)
     reasoning = _reasoning(turn, role)
     if role == "system" and fields.get("tools") and not content.strip():
         return None
     if role in ("user", "assistant") and not (calls or images or reasoning or content.strip()):
         raise turn.wrong("E205", f" ({role}) is empty; write its content or leave the record out", "content")
-    return Message(role, content, calls, reasoning, images, _train(turn, role), turn.at)
+    weight, accepted = weight_of(turn, role), _accepted(turn, len(calls))
+    return Message(role, content, calls, reasoning, images, weight > 0, weight or 1.0, turn.at, accepted)
 
 
 def _content(turn: Turn) -> tuple[str, tuple[Image, ...]]:
@@ -147,47 +122,41 @@ def _content(turn: Turn) -> tuple[str, tuple[Image, ...]]:
 
 
 def _reasoning(turn: Turn, role: Role) -> str | None:
-    key = "reasoning_content" if "reasoning_content" in turn.fields else "reasoning"
-    value = turn.fields.get(key)
-    if not value:
+    key = next((key for key in THOUGHTS if turn.fields.get(key)), None)
+    if key is None:
         return None
     if role != "assistant":
         raise turn.wrong("E215", f" ({role}) has {key}; only the assistant thinks", key)
-    return text_of(value, f"{turn}: {key}", (*turn.at, key))
+    return text_of(turn.fields[key], f"{turn}: {key}", (*turn.at, key))
 
 
-def _train(turn: Turn, role: Role) -> bool:
-    """Whether the turn is to be learnt, by `train` (true, false) or OpenAI's `weight` (1, 0)."""
-    wishes = {_wish(turn, key) for key in ("train", "weight") if key in turn.fields}
-    if len(wishes) == 2:
-        raise turn.wrong("E218", ": train and weight contradict each other", "weight")
-    if True in wishes and role != "assistant":
-        key = "train" if "train" in turn.fields else "weight"
-        raise turn.wrong("E215", f" ({role}) asks to be learnt; only the assistant's turns can be", key)
-    return False not in wishes
-
-
-def _wish(turn: Turn, key: str) -> bool:
-    value = turn.fields[key]
-    if value in (0, 1):
-        return bool(value)
-    reason = f": {key} is {value!r}; expected 0 or 1 (a turn is learnt or not)"
-    raise turn.wrong("E217" if isinstance(value, float) else "E218", reason, key)
-
-
-def _calls(turn: Turn, role: Role, content: str, calls_in_text: bool) -> tuple[ToolCall, ...]:
+def _calls(
+    turn: Turn, role: Role, content: str, declared: Sequence[str] | None
+) -> tuple[str, tuple[ToolCall, ...]]:
+    """What the turn says beside its calls, and the calls."""
     fields = turn.fields
-    if "function_call" in fields:
-        raise turn.wrong("E216", " has function_call; write it as tool_calls", "function_call")
+    if fields.get("function_call"):
+        return content, (_function_call(turn, role),)
     if fields.get("tool_calls"):
-        return _listed_calls(turn, role)
+        return content, _listed_calls(turn, role)
     if role != "assistant":
-        return ()
+        return content, ()
     name = fields.get("metadata")
     if isinstance(name, str) and name.strip():
         where = f"{turn} (metadata {name.strip()!r})"
-        return (ToolCall(name.strip(), call_arguments(content, where, (*turn.at, "content"))),)
-    return call_in_text(content) if calls_in_text else ()
+        return "", (ToolCall(name.strip(), call_arguments(content, where, (*turn.at, "content"))),)
+    return (declared is not None and calls_in_text(content, declared)) or (content, ())
+
+
+def _function_call(turn: Turn, role: Role) -> ToolCall:
+    """OpenAI's first way: one call, without an id."""
+    key = "function_call"
+    if turn.fields.get("tool_calls"):
+        raise turn.wrong("E216", " has function_call and tool_calls; write its calls once", key)
+    if role != "assistant":
+        raise turn.wrong("E215", f" ({role}) has {key}; only the assistant calls tools", key)
+    path = (*turn.at, key)
+    return tool_call(decoded(turn.fields[key], f"{turn}: {key}", path), str(turn), path)
 
 
 def _listed_calls(turn: Turn, role: Role) -> tuple[ToolCall, ...]:
@@ -205,13 +174,18 @@ def _listed_calls(turn: Turn, role: Role) -> tuple[ToolCall, ...]:
     return calls
 
 
-def _declared_tools(turns: Sequence[Turn], tools: Any) -> tuple[Tool, ...]:
+def _accepted(turn: Turn, calls: int) -> tuple[Accepted, ...]:
+    given, path = turn.fields.get("accepted_calls"), (*turn.at, "accepted_calls")
+    return () if given is None else accepted_calls(given, calls, f"{turn}", path)
+
+
+def _declared_tools(turns: Sequence[Turn], tools: Declared) -> tuple[Tool, ...]:
     """The record's tools, from its top level or from its system message."""
-    found = tool_list(tools, ("tools",)) if tools else ()
+    found = tool_list(tools[0], (tools[1],)) if tools and tools[0] else ()
     for turn in turns:
         if not turn.fields.get("tools"):
             continue
-        if _role_or_none(turn) != "system":
+        if turn.role_or_none() != "system":
             raise turn.wrong("E212", " has tools; they belong on the system message", "tools")
         path = (*turn.at, "tools")
         declared = tool_list(turn.fields["tools"], path)

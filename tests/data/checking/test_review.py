@@ -24,7 +24,8 @@ def parse(data) -> Conversation:
 
 
 def said(data) -> list[tuple]:
-    return [(remark.code, remark.path) for remark in review(parse(data))]
+    source = parse_conversation(Record(data, "f.jsonl", 1), detect_format(data)[0])
+    return [(remark.code, remark.path) for remark in review(source)]
 
 
 def turns(roles: str, **more):
@@ -136,6 +137,44 @@ def test_a_schema_that_is_none_is_remarked_on_and_never_looked_up_on_the_network
 def test_marks_of_a_chat_template_in_an_answer_are_remarked_on(mark):
     data = {"conversations": [{"from": "human", "value": mark}, {"from": "gpt", "value": f"a {mark}"}]}
     assert said(data) == [("W527", ("conversations", 1, "content"))]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\nHello<|im_end|>\n",
+        "[gMASK]<sop><|user|>\nHi<|assistant|>\nHello<|user|>",
+        "### Human: Hi### Assistant: Hello",
+        "### Instruction:\nHi\n\n### Response:\nHello",
+        "<s> Hi </s>",
+    ],
+)
+def test_marks_of_a_chat_template_in_a_document_are_remarked_on(text):
+    assert said({"text": text}) == [("W527", ())]
+
+
+@pytest.mark.parametrize("text", ["### Response times", "<s>old</s> new", "a <|x|> b", "[INSTANT]"])
+def test_other_signs_in_a_document_are_not(text):
+    assert said({"text": text}) == []
+
+
+@pytest.mark.parametrize(
+    ("answer", "tools", "odd"),
+    [
+        ("f(x=1)", [{"name": "f"}], True),
+        ('f\n{"x": 1', [{"name": "f"}], True),
+        ("<tool_call>f</tool_call>", [{"name": "f"}], True),
+        ("<tool_call>f</tool_call>", [], True),
+        ('{"name": "f", "arguments": {}}', [], True),
+        ("The half(x) of f.", [{"name": "f"}], False),
+        ('{"name": "f"}', [], False),
+        ("f(x=1)", [], False),
+    ],
+)
+def test_an_answer_that_looks_like_a_call_and_is_none_is_remarked_on(answer, tools, odd):
+    turns = [{"role": "user", "content": "q"}, {"role": "assistant", "content": answer}]
+    codes = [code for code, _ in said({"messages": turns, "tools": tools})]
+    assert codes == ["W531"] * odd
 
 
 @pytest.mark.parametrize("text", ["a < b", "[1, 2]", "<b>x</b>", "<|", "<user>", "INST"])

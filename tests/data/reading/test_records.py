@@ -211,7 +211,7 @@ def test_a_folder_is_its_data_files_in_the_order_of_their_names(tmp_path):
     for name in ("b.jsonl", "a.json", "c.txt", "README.md", ".hidden.jsonl"):
         (tmp_path / name).write_text(GOOD)
     names = [record.source.rsplit("/", 1)[1] for record in read_records(tmp_path)]
-    assert names == ["a.json", "b.jsonl", "c.txt"]
+    assert names == ["a.json", "b.jsonl"]  # a text beside other data is a note
 
 
 def test_a_folder_without_data_files_is_refused(tmp_path):
