@@ -1,4 +1,4 @@
-"""A real model, stored in bfloat16, on a CPU: training as it is and in float32, and how soon and fast it answers.
+"""A real model, stored in bfloat16, on a CPU: training as it is and in float32, and how soon it answers.
 
 python -m scripts.benchmark.smollm2 MODEL ROWS NEW_TOKENS   answers, in a process of its own
 """
