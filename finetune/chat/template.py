@@ -15,16 +15,19 @@ from typing import Any, Literal
 from transformers import PreTrainedTokenizerFast
 
 from finetune import log
+from finetune.chat.call_format import learn_calls
+from finetune.chat.call_probes import reads_back
+from finetune.chat.calls import CallReader
 from finetune.chat.controls import Controls
 from finetune.chat.dialects import choose_spelling
 from finetune.chat.habits import FRAME_TOKENS, Habits, observe
 from finetune.chat.jinja import JinjaTemplate, with_defaults
-from finetune.chat.messages import Conversation, Image, Message
-from finetune.chat.reading import read_turn
+from finetune.chat.messages import Conversation, Image, Message, Tool
+from finetune.chat.reading import read_turn, without_thoughts
 from finetune.chat.saving import save_processor, save_tokenizer
 from finetune.chat.script import Script, Transcript
 from finetune.chat.sight import Sight
-from finetune.chat.thoughts import Thinking, settle_thoughts
+from finetune.chat.thoughts import Thinking, settle_thoughts, thoughtless
 from finetune.chat.vocabulary import Piece, Vocabulary
 from finetune.errors import ConfigError, TemplateError
 
@@ -90,6 +93,7 @@ class ChatTemplate:
             image_token=image_token,
         )
         self.stop_ids: tuple[int, ...] = self._stop_ids()
+        self.dialect = replace(self.dialect, read_calls=self._reader_of_calls())
         self.pad_id: int = self.stop_ids[-1] if tokenizer.pad_token_id is None else tokenizer.pad_token_id
 
     @cached_property
@@ -221,9 +225,31 @@ class ChatTemplate:
         """Whether `parse` finds tool calls in what a model writes; else they are text to it."""
         return self.dialect.read_calls is not None
 
+    def _reader_of_calls(self) -> CallReader | None:
+        """What reads every call back that this template trains; None where nothing does."""
+        reader = self.dialect.read_calls
+        if self.dialect.call_end is None or (reader and reads_back(reader, self._called)):
+            return reader
+        return learn_calls(self._called)
+
+    def _called(self, message: Message) -> str | None:
+        """The text of a trained turn of calls, as `parse` has it behind thoughts; None: it is refused."""
+        tools = (Tool("f", "does it", {"type": "object", "properties": {"x": {"type": "string"}}}),)
+        asked = Conversation((Message("user", "q"), message), tools if self.dialect.needs_tools else ())
+        try:
+            text, _ = Script(asked, self._jinja, self.dialect, self._controls).written(1)
+        except TemplateError:
+            return None
+        stops = [self._vocabulary.decode([stop]) for stop in self.stop_ids]
+        while stop := next((stop for stop in stops if text.endswith(stop)), None):
+            text = text.removesuffix(stop)
+        return without_thoughts(text, self.dialect)[1]
+
     def _script(self, conversation: Conversation) -> Script:
         self.notice(conversation)
-        return Script(self.settled(conversation), self._jinja, self.dialect, self._controls)
+        without_empty = thoughtless(conversation) if self.thinking == "skip-empty" else frozenset()
+        settled = self.settled(conversation)
+        return Script(settled, self._jinja, self.dialect, self._controls, without_empty)
 
     def notice(self, conversation: Conversation) -> None:
         """Say once that a system text moves, and that calls cannot be read back."""

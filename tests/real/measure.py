@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from finetune.config.files import find_shipped
 from finetune.config.load import load_config
 from finetune.demo.real import write_data
 from finetune.disk import sha256_of
+from finetune.shipped import find_shipped
 from finetune.train.prepare import prepare
 from tests.real import things
 from tests.real.trl_peer import Job
