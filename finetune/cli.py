@@ -102,7 +102,7 @@ def init(
     output: Annotated[Path, typer.Option(help="The YAML to write; must not exist.")] = Path("finetune.yaml"),
     method: Annotated[Literal["lora", "qlora", "p-tuning", "full"], typer.Option(help="How to tune.")] = "lora",
     chat_template: Annotated[
-        Path | None, typer.Option(help="A Jinja file, for a base model without a chat template.")
+        Path | None, typer.Option(help="For a base model without one: chatml, glm4, … or a Jinja file.")
     ] = None,
     allow_remote_images: AllowRemoteImages = False,
 ) -> None:

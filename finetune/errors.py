@@ -44,6 +44,10 @@ class TemplateError(FinetuneError):
         self.at = at
 
 
+class NoTemplateError(TemplateError):
+    """The checkpoint has no chat template at all."""
+
+
 class ModelError(FinetuneError):
     """A model or adapter folder is missing, damaged or of a kind we do not train."""
 

@@ -85,7 +85,7 @@ def _micro_batch(data: str, settings: Config, template: ChatTemplate) -> tuple[s
     micro_batches = step.micro_batches(0)
     tokens, most = int(examples.lengths[list(micro_batches[0])].sum()), plan.tokens_per_micro_batch
     heading = (
-        f"step 1: {len(step.conversations)} conversations, {step.weight:,} supervised tokens, "
+        f"step 1: {len(step.conversations)} conversations, {step.supervised:,} supervised tokens, "
         f"{len(micro_batches)} micro-batches; the first of them has {tokens:,} of {most:,} tokens"
     )
     return heading, list(batch_views(examples, micro_batches[0], template))

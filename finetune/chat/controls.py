@@ -47,6 +47,10 @@ class Controls:
         found = self._spelt.search(text)
         return found[0] if found else None
 
+    def found(self, text: str) -> list[str]:
+        """Every control token in text."""
+        return self._spelt.findall(text) if self.tokens else []
+
     def last(self, text: str) -> str | None:
         """The control token that rendered text ends with."""
         return next((token for token in self.tokens if text.endswith(token)), None)

@@ -407,8 +407,11 @@ def _written_turn(see: Observer, message: Message) -> str | None:
         written = see.written(message)
     except TemplateError:
         return None
-    closing = see.marks.tags[1]
-    return written.rpartition(closing)[2].lstrip("\n") if written and closing in written else written
+    opening, closing = see.marks.tags
+    thoughts, found, rest = (written or "").partition(closing)
+    opened = thoughts.lstrip().startswith(opening)
+    opened = opened or Prompt.of(see.text(_USER, prompt=True), see.marks).state == "opened"
+    return rest.lstrip("\n") if found and opened else written
 
 
 def _around(see: Observer, answer_end: str) -> tuple[str, str]:

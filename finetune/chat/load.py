@@ -1,17 +1,19 @@
 """A checkpoint folder (or Hub id) to a ChatTemplate: the tokenizer's only door, and it does not load torch."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from transformers import PreTrainedTokenizerFast
 
-from finetune.chat.saving import CONFIG_FILE, TEMPLATE_FILE
+from finetune import log
+from finetune.chat.own_templates import CHOICE, lacking, suggest, what_lacking_means
+from finetune.chat.saving import CONFIG_FILE, TEMPLATE_FILE, TEXT_TOKENS
 from finetune.chat.sight import PROCESSOR_FILES, Sight, read_sight, refuse_glm_4v_9b
 from finetune.chat.template import ChatTemplate
 from finetune.chat.thoughts import Thinking
-from finetune.errors import ModelError, TemplateError, UntrustedContentError
+from finetune.errors import ModelError, NoTemplateError, TemplateError, UntrustedContentError
 from finetune.folder import is_hub_id
 
 _VOCABULARIES = ("tokenizer.model", "vocab.json", "spiece.model", "sentencepiece.bpe.model", "vocab.txt")
@@ -26,11 +28,13 @@ def load_template(
     thinking: Thinking = "train",
     model: str | Path | None = None,
     max_image_tokens: int | None = None,
+    special_tokens_in_text: Sequence[str] = (),
 ) -> ChatTemplate:
     """The tokenizer and chat template of a checkpoint. `chat_template`: a Jinja file to use instead of its own.
 
     `options`, `thinking`: as for ChatTemplate. `model`: the checkpoint that sees, where that is another folder
     (an adapter's has no config.json). `max_image_tokens`: larger images are scaled down.
+    `special_tokens_in_text`: control tokens that texts may write; none: those of the checkpoint.
 
     Raises ModelError (no such folder, no or a damaged tokenizer), TemplateError (no or a broken template),
     UntrustedContentError (the tokenizer is Python code in the folder).
@@ -41,9 +45,21 @@ def load_template(
     sight = _sight_of(model or folder, local)
     if sight is not None and max_image_tokens is not None:
         sight = sight.at_most(max_image_tokens)
-    return ChatTemplate(
-        tokenizer, source, name=name, folder=local, options=options, thinking=thinking, sight=sight
+    kept = _read_object(local / CONFIG_FILE).get(TEXT_TOKENS) if local else None
+    template = ChatTemplate(
+        tokenizer,
+        source,
+        name=name,
+        folder=local,
+        options=options,
+        thinking=thinking,
+        sight=sight,
+        text_tokens=special_tokens_in_text or kept or (),
     )
+    if chat_template is not None and (marks := lacking(tokenizer, source)):
+        stop = tokenizer.convert_ids_to_tokens(template.stop_ids[0])
+        log.warning(f"{name}: {what_lacking_means(tokenizer, marks, str(stop))}")
+    return template
 
 
 def _sight_of(model: str | Path, beside: Path | None) -> Sight | None:
@@ -158,9 +174,9 @@ def _template_source(
     if isinstance(own, dict):
         own = own.get("default")
     if not own:
-        raise TemplateError(
+        raise NoTemplateError(
             f"{model}: the checkpoint has no chat template (a base model?); "
-            "set model_config.chat_template to a Jinja file that spells its conversations"
+            f"set model_config.chat_template: {suggest(tokenizer, tools=False)[0]} ({CHOICE})"
         )
     beside = local / TEMPLATE_FILE if local else None
     return str(own), str(beside if beside and beside.is_file() else f"{model}/{CONFIG_FILE}")

@@ -61,9 +61,9 @@ class Image:
 class Message:
     """One turn. `reasoning` is the assistant's thoughts, apart from `content`. `images`: in their order.
 
-    `train` False: an assistant turn that is context only and is never learnt. `accepted`: what an evaluation
-    takes for right in the place of `tool_calls`, as eval.accepted has it. `at`: where in its record the turn
-    stands, for messages about it.
+    `train` False: an assistant turn that is context only and is never learnt. `weight`: how much each token of
+    an assistant turn counts in the loss, above 0. `accepted`: what an evaluation takes for right in the place
+    of `tool_calls`, as eval.accepted has it. `at`: where in its record the turn stands, for messages about it.
     """
 
     role: Role
@@ -72,6 +72,7 @@ class Message:
     reasoning: str | None = None
     images: tuple[Image, ...] = ()
     train: bool = True
+    weight: float = 1.0
     at: KeyPath = field(default=(), compare=False, repr=False)
     accepted: tuple[Accepted, ...] = field(default=(), compare=False, repr=False)
 

@@ -9,11 +9,7 @@ from finetune.chat.messages import Message, ToolCall
 
 def read_turn(text: str, stopped_by: str | None, habits: Habits, controls: Controls) -> Message:
     """The message in `text` (marked, stop token off). `stopped_by`: that token, where it tells calls apart."""
-    reasoning, rest = _split_thoughts(text, habits)
-    if habits.frames_answers:
-        rest = rest.lstrip()
-    if habits.opens_thoughts:
-        rest = rest.removeprefix(habits.lead)
+    reasoning, rest = without_thoughts(text, habits)
     read = habits.read_calls(rest) if habits.read_calls and stopped_by in (None, habits.call_end) else None
     content, calls = read if read else (rest, ())
     content = content.removeprefix(habits.lead)
@@ -21,6 +17,14 @@ def read_turn(text: str, stopped_by: str | None, habits: Habits, controls: Contr
     calls = tuple(_revealed(call, controls) for call in calls)
     reasoning = controls.reveal(reasoning) if reasoning else None
     return Message("assistant", controls.reveal(content), calls, reasoning)
+
+
+def without_thoughts(text: str, habits: Habits) -> tuple[str | None, str]:
+    """Thoughts, and what is said behind them."""
+    reasoning, rest = _split_thoughts(text, habits)
+    if habits.frames_answers:
+        rest = rest.lstrip()
+    return reasoning, rest.removeprefix(habits.lead) if habits.opens_thoughts else rest
 
 
 def _split_thoughts(text: str, habits: Habits) -> tuple[str | None, str]:

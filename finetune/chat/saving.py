@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 from transformers import PreTrainedTokenizerFast
@@ -10,6 +11,9 @@ from finetune.chat.sight import PROCESSOR_FILES, Sight, bounds, processor_settin
 
 TEMPLATE_FILE = "chat_template.jinja"
 CONFIG_FILE = "tokenizer_config.json"
+TEXT_TOKENS = "special_tokens_in_text"
+"""In tokenizer_config.json: the control tokens that texts may write."""
+
 _FILES = (
     "tokenizer.json",
     "special_tokens_map.json",
@@ -45,8 +49,17 @@ def _bound(file: Path, sight: Sight) -> None:
         file.write_text(json.dumps(content, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
 
 
-def save_tokenizer(tokenizer: PreTrainedTokenizerFast, source: str, origin: Path | None, folder: Path) -> None:
-    """Copy the files a tokenizer was loaded from, byte for byte, or write them anew; then the template."""
+def save_tokenizer(
+    tokenizer: PreTrainedTokenizerFast,
+    source: str,
+    origin: Path | None,
+    folder: Path,
+    text_tokens: Sequence[str] = (),
+) -> None:
+    """Copy the files a tokenizer was loaded from, byte for byte, or write them anew; then the template.
+
+    text_tokens: kept in tokenizer_config.json, so that texts are encoded for the model as it learnt them.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     config = _readable_config(origin)
     if origin is None or config is None:
@@ -57,7 +70,17 @@ def save_tokenizer(tokenizer: PreTrainedTokenizerFast, source: str, origin: Path
             if (origin / name).is_file():
                 shutil.copyfile(origin / name, folder / name)
         _write_config(origin / CONFIG_FILE, config, source, folder / CONFIG_FILE)
+    _keep_text_tokens(folder / CONFIG_FILE, text_tokens)
     (folder / TEMPLATE_FILE).write_text(source, encoding="utf-8", newline="")
+
+
+def _keep_text_tokens(file: Path, text_tokens: Sequence[str]) -> None:
+    if not text_tokens or not file.is_file():
+        return
+    config = json.loads(file.read_text(encoding="utf-8"))
+    if config.get(TEXT_TOKENS) != list(text_tokens):
+        config[TEXT_TOKENS] = list(text_tokens)
+        file.write_text(json.dumps(config, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
 
 
 def _readable_config(origin: Path | None) -> dict[str, object] | None:

@@ -31,13 +31,15 @@ class Turn:
 class Transcript:
     """One rendered text and the turns that stand in it as the model writes them; `trained`: their messages.
 
-    images: those for which the text has a token each, in order.
+    images: those for which the text has a token each, in order. everything: what stands between the turns is
+    learnt, too.
     """
 
     text: str
     turns: tuple[Turn, ...]
     trained: frozenset[int] = frozenset()
     images: tuple[Image, ...] = ()
+    everything: bool = False
 
 
 class Script:

@@ -7,7 +7,7 @@ model writes: everything between a generation prompt and the stop token, the sto
 import hashlib
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -15,19 +15,23 @@ from typing import Any, Literal
 from transformers import PreTrainedTokenizerFast
 
 from finetune import log
+from finetune.chat.call_format import learn_calls
+from finetune.chat.call_probes import reads_back
+from finetune.chat.calls import CallReader
 from finetune.chat.controls import Controls
 from finetune.chat.dialects import choose_spelling
 from finetune.chat.habits import FRAME_TOKENS, Habits, observe
 from finetune.chat.jinja import JinjaTemplate, with_defaults
-from finetune.chat.messages import Conversation, Image, Message
-from finetune.chat.reading import read_turn
+from finetune.chat.messages import Conversation, Image, Message, Tool
+from finetune.chat.reading import read_turn, without_thoughts
 from finetune.chat.saving import save_processor, save_tokenizer
 from finetune.chat.script import Script, Transcript
 from finetune.chat.sight import Sight
 from finetune.chat.thoughts import Thinking, settle_thoughts
 from finetune.chat.vocabulary import Piece, Vocabulary
+from finetune.errors import ConfigError, TemplateError
 
-TrainOn = Literal["all", "last"]
+TrainOn = Literal["all", "last", "everything"]
 _MARKER = re.compile(r"<[|｜].*[|｜]>")
 _SWITCH = re.compile(r"/\w+")  # `/nothink`: a token, but one that people are meant to type
 
@@ -51,7 +55,7 @@ class ChatTemplate:
 
     `folder`: where the tokenizer was loaded from, if anywhere. `options`: values for the Jinja's own variables,
     such as `enable_thinking`; they become part of `source`. `thinking`: what becomes of thoughts in data.
-    `sight`: how the model takes images; None: it sees none.
+    `sight`: how the model takes images; None: it sees none. `text_tokens`: control tokens that texts may write.
     """
 
     def __init__(
@@ -64,17 +68,21 @@ class ChatTemplate:
         options: Mapping[str, Any] | None = None,
         thinking: Thinking = "train",
         sight: Sight | None = None,
+        text_tokens: Sequence[str] = (),
     ) -> None:
         self.tokenizer = tokenizer
+        self.text_tokens = tuple(text_tokens)
         self.source = source = with_defaults(source, options or {}, name=name)
         self.thinking: Thinking = thinking
         self.sight = sight
         self._told: set[str] = set()
         self._folder = folder
         image_token = None if sight is None else str(tokenizer.convert_ids_to_tokens(sight.token))
-        self._controls = Controls([*_control_tokens(tokenizer, source), image_token or ""])
+        controls = [*_control_tokens(tokenizer, source), image_token or ""]
+        self._controls = Controls(token for token in controls if token not in self.text_tokens)
         self._vocabulary = Vocabulary(tokenizer, self._controls)
         self._jinja = JinjaTemplate(source, name=name, variables=tokenizer.special_tokens_map)
+        self._refuse_tokens_of_its_own()
         spelling = choose_spelling(source, self._controls.tokens)
         self.dialect: Habits = observe(
             self._jinja.render,
@@ -85,6 +93,7 @@ class ChatTemplate:
             image_token=image_token,
         )
         self.stop_ids: tuple[int, ...] = self._stop_ids()
+        self.dialect = replace(self.dialect, read_calls=self._reader_of_calls())
         self.pad_id: int = self.stop_ids[-1] if tokenizer.pad_token_id is None else tokenizer.pad_token_id
 
     @cached_property
@@ -96,6 +105,7 @@ class ChatTemplate:
             repr(sorted(self._jinja.variables.items())),
             self.tokenizer.backend_tokenizer.to_str(),
             repr(self.sight),
+            *self.text_tokens,
         ]
         return hashlib.sha256("\0".join(parts).encode()).hexdigest()
 
@@ -107,13 +117,18 @@ class ChatTemplate:
         """The texts of a conversation: one as a rule; one per trained turn where a single text cannot hold all
         of them as they are written (the template drops old thoughts; a turn is not followed by its own stop; an
         engine would encode the history otherwise).
+
+        `everything`: prompts are learnt, too, up to the last trained turn. Raises TemplateError where that
+        takes several texts.
         """
         turns = conversation.assistant_turns()
-        trained = [i for i in (turns if train_on == "all" else turns[-1:]) if conversation.messages[i].train]
+        trained = [i for i in (turns[-1:] if train_on == "last" else turns) if conversation.messages[i].train]
         if not trained:
             return ()
         script = self._script(conversation)
         followed = script.follow([i for i in turns if i <= trained[-1]], frozenset(trained))
+        if train_on == "everything":
+            return (replace(_in_one_text(followed), everything=True),)
         if followed is None or not self._is_fed_alike(followed):
             return tuple(script.alone(i) for i in trained)
         return (followed,)
@@ -171,6 +186,14 @@ class ChatTemplate:
         body, stopped_by = self._without_stop(ids)
         return read_turn(self._vocabulary.decode_marked(body), stopped_by, self.dialect, self._controls)
 
+    def spelt_in(self, text: str) -> list[str]:
+        """The control tokens that a text only spells, each as often as it stands there."""
+        return self._controls.found(text)
+
+    def document_ids(self, text: str) -> list[int]:
+        """Token ids of a document, in which `text_tokens` are the tokens and control tokens plain text."""
+        return self._vocabulary.encode_piece(Piece(self._controls.guard(text), first=True))
+
     def text(self, ids: Sequence[int]) -> str:
         """Text without control tokens; a character cut off at the end is left out."""
         text = self._vocabulary.decode(ids, keep_control_tokens=False)
@@ -193,7 +216,7 @@ class ChatTemplate:
 
     def save(self, folder: Path) -> None:
         """Write tokenizer, chat template and image processor so that transformers' Auto classes load them."""
-        save_tokenizer(self.tokenizer, self.source, self._folder, folder)
+        save_tokenizer(self.tokenizer, self.source, self._folder, folder, self.text_tokens)
         if self.sight is not None:
             save_processor(self.sight, folder)
 
@@ -201,6 +224,26 @@ class ChatTemplate:
     def reads_calls(self) -> bool:
         """Whether `parse` finds tool calls in what a model writes; else they are text to it."""
         return self.dialect.read_calls is not None
+
+    def _reader_of_calls(self) -> CallReader | None:
+        """What reads every call back that this template trains; None where nothing does."""
+        reader = self.dialect.read_calls
+        if self.dialect.call_end is None or (reader and reads_back(reader, self._called)):
+            return reader
+        return learn_calls(self._called)
+
+    def _called(self, message: Message) -> str | None:
+        """The text of a trained turn of calls, as `parse` has it behind thoughts; None: it is refused."""
+        tools = (Tool("f", "does it", {"type": "object", "properties": {"x": {"type": "string"}}}),)
+        asked = Conversation((Message("user", "q"), message), tools if self.dialect.needs_tools else ())
+        try:
+            text, _ = Script(asked, self._jinja, self.dialect, self._controls).written(1)
+        except TemplateError:
+            return None
+        stops = [self._vocabulary.decode([stop]) for stop in self.stop_ids]
+        while stop := next((stop for stop in stops if text.endswith(stop)), None):
+            text = text.removesuffix(stop)
+        return without_thoughts(text, self.dialect)[1]
 
     def _script(self, conversation: Conversation) -> Script:
         self.notice(conversation)
@@ -222,6 +265,31 @@ class ChatTemplate:
             self._told.add(what)
             log.info(what)
 
+    def _refuse_tokens_of_its_own(self) -> None:
+        """Refuse `text_tokens` that the template or the tokenizer itself writes, or that are no tokens."""
+        if not self.text_tokens:
+            return
+        tokenizer = self.tokenizer
+        known = {token.content for token in tokenizer.backend_tokenizer.get_added_tokens_decoder().values()}
+        own = {tokenizer.eos_token, tokenizer.bos_token, tokenizer.pad_token, tokenizer.unk_token}
+        printed = "".join(
+            self._printed(role) for role in ("system", "user", "assistant", "tool", "observation")
+        )
+        for token in self.text_tokens:
+            if token not in known:
+                what = "is no token that was added to the tokenizer; add it to the base model's first"
+            elif token in own or token in printed or token in self.source:
+                what = "belongs to the chat template; in a text it would end or begin a turn"
+            else:
+                continue
+            raise ConfigError(f"data_config.special_tokens_in_text: {token!r} {what}")
+
+    def _printed(self, role: str) -> str:
+        try:
+            return self._jinja.render([{"role": role, "content": "x"}], None, True)
+        except TemplateError:
+            return ""
+
     def _stop_ids(self) -> tuple[int, ...]:
         habits = self.dialect
         ends = [habits.answer_end, habits.bare_end, habits.call_end or "", self.tokenizer.eos_token or ""]
@@ -237,6 +305,13 @@ class ChatTemplate:
         if end == len(ids) or call_end in (None, self.dialect.answer_end):
             return ids[:end], None
         return ids[:end], self._vocabulary.decode([ids[end]])
+
+
+def _in_one_text(followed: Transcript | None) -> Transcript:
+    if followed is None:
+        what = "the chat template changes earlier turns, so that no single text holds all of them as written"
+        raise TemplateError(f"{what}: prompts cannot be learnt exactly; set data_config.train_on: all")
+    return followed
 
 
 def _pieces(transcript: Transcript) -> Iterator[Piece]:
@@ -255,8 +330,9 @@ def _rendered(transcript: Transcript, pieces: Sequence[list[int]]) -> Rendered:
     mask: list[bool] = []
     spans: list[tuple[int, int]] = []
     for place, piece in enumerate(pieces):
-        learns = place % 2 == 1 and transcript.turns[place // 2].message in transcript.trained
-        if learns:
+        is_turn = place % 2 == 1
+        learns = transcript.everything
+        if is_turn and (learns := transcript.turns[place // 2].message in transcript.trained):
             spans.append((len(ids), len(ids) + len(piece)))
         ids += piece
         mask += [learns] * len(piece)

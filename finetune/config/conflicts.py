@@ -45,6 +45,7 @@ def find_conflicts(
         *_tuning(model, tuning, args),
         *_adapter_options(tuning),
         *_master_weights(model, tuning, args, run),
+        *_learning_rates(model, tuning, run),
     ]
 
 
@@ -246,6 +247,16 @@ def _master_weights(
     if args.optimizer.optim not in _MASTERED:
         offer = ", ".join(_MASTERED)
         yield Conflict((own, *_args("optim")), f"{kept}, which {args.optimizer.optim} cannot; use {offer}")
+
+
+def _learning_rates(model: ModelConfig, tuning: Tuning | None, run: RunConfig) -> Iterator[Conflict]:
+    """What can be known before the model is loaded: that there is no LoRA."""
+    lora = isinstance(tuning, LoraTuning) or model.adapter is not None
+    if run.loraplus_lr_ratio is not None and not lora:
+        yield Conflict(
+            ("run.loraplus_lr_ratio", "peft_config.peft_type"),
+            "is the learning rate of LoRA's B, and no LoRA is trained; remove it, or set peft_type: LORA",
+        )
 
 
 def _adapter_options(tuning: Tuning | None) -> Iterator[Conflict]:

@@ -5,14 +5,17 @@ from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
-from finetune.config.files import find_shipped
 from finetune.config.keys import Key, in_yaml
+from finetune.shipped import find_shipped
 
 _SHIPPED = ("lora.yaml", "ptuning_v2.yaml", "qlora.yaml", "sft.yaml", "tiny/lora.yaml")
 
 _WRITTEN: Mapping[str, str] = {
+    "data_config.columns": "{question: user, answer: assistant}",
+    "data_config.special_tokens_in_text": '["<|map|>"]',
     "data_config.train_file.file": "more.jsonl",
     "data_config.train_file.weight": "0.5",
+    "evaluation.retain_file": "retain.txt",
     "model_config.adapter": "output/checkpoint-500",
     "model_config.chat_template": "template.jinja",
     "model_config.chat_template_kwargs": "{enable_thinking: false}",
@@ -31,6 +34,8 @@ _WRITTEN: Mapping[str, str] = {
     "peft_config.tokenizer_name_or_path": "path/to/model",
     "peft_config.trainable_token_indices": "[151336]",
     "run.early_stopping": "{patience: 3}",
+    "run.embedding_learning_rate": "1e-5",
+    "run.loraplus_lr_ratio": "16",
     "training_args.fsdp": "full_shard auto_wrap",
     "training_args.fsdp_config.transformer_layer_cls_to_wrap": "GlmDecoderLayer",
     "training_args.gradient_checkpointing_kwargs": "{use_reentrant: false}",

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from finetune.config.draft import Draft, KeyPath
 from finetune.config.names import closest
+from finetune.shipped import SHIPPED, TEMPLATES, find_shipped, template_file
 
 DATA_SUFFIXES = (
     ".jsonl",
@@ -21,9 +22,6 @@ DATA_SUFFIXES = (
 )
 PACKED_SUFFIXES = (".gz", ".zst")
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(:[\w.\[\]%-]+)?")
-_HERE = Path(__file__).parent
-SHIPPED = (_HERE.parents[1] / "configs", _HERE.parent / "configs")
-"""Where configs/ lies: in a checkout beside the package, in a wheel inside it."""
 
 
 def is_hub_id(name: str) -> bool:
@@ -32,38 +30,54 @@ def is_hub_id(name: str) -> bool:
     return not is_file and _HUB_ID.fullmatch(name) is not None
 
 
-def find_shipped(name: str) -> Path | None:
-    """A file of configs/ by its name, such as `lora.yaml` or `tiny/lora.yaml`; None when there is none."""
-    return next((folder / name for folder in SHIPPED if (folder / name).is_file()), None)
-
-
 def resolve_files(draft: Draft, data_dir: Path | None) -> None:
     """Replace names by absolute paths that exist; what cannot be found is noted as a mistake.
 
     Absolute, because a run can be repeated from another folder.
     """
     _resolve(draft, ("training_args", "deepspeed"), shipped=True)
-    _resolve(draft, ("model_config", "chat_template"), shipped=False)
+    _name_template(draft)
     _make_absolute(draft, ("model_config", "adapter"))
     if data_dir is not None:
         for path in _data_files(draft):
             _check_data_file(draft, path, data_dir)
 
 
+def _name_template(draft: Draft) -> None:
+    """A chat template is a file, or one of our own by its name."""
+    path: KeyPath = ("model_config", "chat_template")
+    name = draft.get(path)
+    if isinstance(name, str) and name in TEMPLATES and _beside(draft, name) is None:
+        draft.get(path[:-1])[path[-1]] = str(template_file(name).absolute())
+    else:
+        _resolve(draft, path, shipped=False)
+
+
+def _beside(draft: Draft, name: str) -> Path | None:
+    """The file of that name from here, beside the YAML or above it."""
+    beside = Path(draft.source).parent
+    places = [Path(name).expanduser(), beside / name, beside.parent / name]
+    return next((place for place in places if place.is_file()), None)
+
+
 def _resolve(draft: Draft, path: KeyPath, *, shipped: bool) -> None:
     name = draft.get(path)
     if not isinstance(name, str):
         return
-    beside = Path(draft.source).parent
-    places = [Path(name).expanduser(), beside / name, beside.parent / name]
-    found = next((place for place in places if place.is_file()), None)
+    found = _beside(draft, name)
     if found is None and shipped:
         found = find_shipped(Path(name).name)
     if found is not None:
         draft.get(path[:-1])[path[-1]] = str(found.absolute())
         return
     where = "from here, beside the YAML, in its parent" + (" and among the shipped files" if shipped else "")
-    draft.refuse(path, f"no file {name}; looked {where}{_shipped_hint(name) if shipped else ''}", value=True)
+    hint = _shipped_hint(name) if shipped else _template_hint(name)
+    draft.refuse(path, f"no file {name}; looked {where}{hint}", value=True)
+
+
+def _template_hint(name: str) -> str:
+    close = closest(name, list(TEMPLATES))
+    return f"; did you mean {close}?" if close else f"; our own are {', '.join(TEMPLATES)}"
 
 
 def _make_absolute(draft: Draft, path: KeyPath) -> None:
@@ -92,6 +106,7 @@ def _data_files(draft: Draft) -> Iterator[KeyPath]:
     else:
         yield ("data_config", "val_file")
     yield ("data_config", "test_file")
+    yield ("evaluation", "retain_file")
 
 
 def _check_data_file(draft: Draft, path: KeyPath, data_dir: Path) -> None:

@@ -10,13 +10,14 @@ from pydantic import ValidationError
 from finetune.config.deepspeed_checks import check_deepspeed
 from finetune.config.document import read_document
 from finetune.config.draft import Draft, KeyPath, Place, dotted
-from finetune.config.files import find_shipped, resolve_files
+from finetune.config.files import resolve_files
 from finetune.config.legacy import translate
 from finetune.config.library_options import check_options
 from finetune.config.mistakes import in_reading_order, likely_peft_type, note_mistakes
 from finetune.config.overrides import override
 from finetune.config.schema import Config, Provenance
 from finetune.errors import ConfigError
+from finetune.shipped import find_shipped
 
 __all__ = ["find_shipped", "load_config", "parse_config"]
 

@@ -49,7 +49,10 @@ _THEIRS: Mapping[str, str] = {
     "data_config.shuffle: false": "curriculum_sampling disable_shuffling",
     "data_config.num_proc": "dataset_num_proc dataset_processes num_workers preprocessing_num_workers",
     "data_config.format": "data_format dataset_format dataset_type formatting",
-    "data_config.train_on": "loss_scale train_on_input train_on_inputs train_on_prompt",
+    "data_config.train_on (all: what the assistant writes; everything: prompts, too)": (
+        "assistant_only_loss completion_only_loss loss_scale mask_inputs mask_prompt train_on_completions_only "
+        "train_on_input train_on_inputs train_on_prompt train_on_responses_only"
+    ),
     "data_config.train_on: last": "mask_history train_on_last_turn_only",
     "data_config.overflow": (
         "excess_length_strategy truncation truncation_mode truncation_side truncation_strategy"
@@ -187,6 +190,8 @@ _THEIRS: Mapping[str, str] = {
         "batch_flattening eval_packing eval_sample_packing neat_packing packing packing_length "
         "packing_strategy pad_to_sequence_len padding_free sample_packing"
     ),
+    "run.loraplus_lr_ratio": "lora_plus_lr_ratio lorap_lr_ratio loraplus_ratio",
+    "run.embedding_learning_rate": "embedding_lr loraplus_lr_embedding",
     "run.early_stopping: {patience: …} (in evaluations)": (
         "early_stop_interval early_stop_patience early_stopping_patience early_stopping_steps"
     ),
@@ -211,14 +216,11 @@ _NOT_HERE: Mapping[str, str] = {
         "beta dpo_beta dpo_loss_type kto_chosen_weight pref_beta pref_ftx pref_loss ref_model reward_model "
         "rl rlhf_type simpo_gamma stage"
     ),
-    "what the assistant writes is learnt, and nothing else; remove it": (
-        "assistant_only_loss completion_only_loss ignore_pad_token_for_loss roles_to_train "
-        "train_on_completions_only train_on_eos train_on_eot train_on_responses_only"
+    "what the assistant writes is learnt, its stop token too (data_config.train_on); remove it": (
+        "ignore_pad_token_for_loss roles_to_train train_on_eos train_on_eot"
     ),
-    "all trained weights have one learning rate": (
-        "aligner_lr embedding_learning_rate embedding_lr lorap_lr_ratio loraplus_lr_embedding "
-        "loraplus_lr_ratio lr_groups vit_lr"
-    ),
+    "only LoRA's B and the embeddings have a learning rate of their own (run.loraplus_lr_ratio, "
+    "run.embedding_learning_rate)": "aligner_lr lr_groups vit_lr",
     "finetune explain optim lists the optimizers": (
         "badam_mode galore_rank galore_target lisa_activated_layers use_adam_mini use_apollo use_badam "
         "use_galore use_muon"

@@ -5,7 +5,6 @@ from collections.abc import Iterator
 
 from finetune.config import fsdp_keys, peft_keys, transformers_keys
 from finetune.config.arguments import TrainingArgs
-from finetune.config.files import SHIPPED
 from finetune.config.fsdp import FsdpConfig
 from finetune.config.generation import GenerationConfig
 from finetune.config.keys import in_yaml, keys_of
@@ -21,6 +20,7 @@ from finetune.config.schema import (
 )
 from finetune.config.section import Section
 from finetune.config.tuning import TUNINGS
+from finetune.shipped import SHIPPED
 
 _INTRODUCTION = """\
 # Configuration

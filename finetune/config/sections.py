@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Discriminator, Field, Tag
 
-from finetune.config.section import Count, NotNegative, Section, Texts
+from finetune.config.section import Count, NotNegative, Positive, Section, Texts
 
 
 class FileShare(Section):
@@ -100,8 +100,11 @@ class DataConfig(Section):
     columns: dict[str, _Part] = Field(default_factory=dict)
     """What stands under the records' own keys: `{question: user, answer: assistant}`; no other is read."""
 
-    train_on: Literal["all", "last"] = "all"
-    """Learn every assistant turn of a conversation, or the last one only."""
+    special_tokens_in_text: Texts = ()
+    """Added tokens of the tokenizer that texts may write: each becomes its one id, not the characters."""
+
+    train_on: Literal["all", "last", "everything"] = "all"
+    """Learn every assistant turn of a conversation, the last one only, or everything: prompts, too."""
 
     thinking: Literal["train", "drop"] = "train"
     """Thoughts (`reasoning_content`, or `<think>…</think>` before an answer): learn them, or leave them out."""
@@ -159,7 +162,7 @@ class ModelConfig(Section):
     """`flat`: conversations end to end, none seeing another; `single`: one at a time, stock attention."""
 
     chat_template: str | None = None
-    """A Jinja file, for base models that have no chat template of their own."""
+    """For bases without one, or none with tools: chatml, chatml-tools, glm4, llama3, gemma, or a Jinja file."""
 
     chat_template_kwargs: dict[str, _TemplateValue] = Field(default_factory=dict)
     """Of the chat template's own variables, such as `enable_thinking: false`; the tuned model keeps them."""
@@ -205,6 +208,12 @@ class RunConfig(Section):
     auto_fit: bool = False
     """Where memory runs out, halve the tokens of a micro-batch and repeat the step. One process only."""
 
+    loraplus_lr_ratio: Positive | None = None
+    """LoRA+ (arXiv:2402.12354): the learning rate of LoRA's B is so many times that of A; null: the same."""
+
+    embedding_learning_rate: Positive | None = None
+    """Of the embeddings and the output layer, adapters on them too; null: training_args.learning_rate."""
+
     early_stopping: EarlyStopping | None = None
     """End the run when evaluations no longer improve; null: train to the last step."""
 
@@ -220,6 +229,9 @@ class EvaluationConfig(Section):
 
     limit: Count | None = None
     """At most so many conversations, from the top."""
+
+    retain_file: str | None = None
+    """A text or conversations not trained on: their loss before and after tells what was forgotten."""
 
     compare_with_base: bool = False
     """Evaluate the untrained model on test_file, too, before the first step: the report then shows the gain."""

@@ -106,7 +106,7 @@ def _opened(folder: Path) -> Examples | None:
         return None
     try:
         about = _read_about(folder / ABOUT)
-        for name in _ALL_ARRAYS:
+        for name in (*_ALL_ARRAYS, *map(_column_file, about["columns"])):
             if sha256_of(folder / f"{name}.npy") != about["sha256"][name]:
                 raise ValueError(f"{name}.npy is not what was written")
         os.utime(folder)  # used today
@@ -132,7 +132,19 @@ def _examples(folder: Path, about: Mapping[str, Any]) -> Examples:
     files = [_account(file) for file in about["files"]]
     rejected = [Malformed(**problem) for problem in about["rejected"]]
     names = tuple(about["source_names"])
-    return Examples(**arrays, source_names=names, files=tuple(files), rejected=tuple(rejected), album=album)
+    columns = {name: _array(folder / f"{_column_file(name)}.npy") for name in about["columns"]}
+    return Examples(
+        **arrays,
+        source_names=names,
+        files=tuple(files),
+        rejected=tuple(rejected),
+        album=album,
+        columns=columns,
+    )
+
+
+def _column_file(name: str) -> str:
+    return f"column-{name}"
 
 
 def _account(file: Mapping[str, Any]) -> FileAccount:
@@ -156,6 +168,7 @@ def _keep(folder: Path, examples: Examples) -> None:
     """Write the folder, whole or not at all; a disk that does not take it costs nothing but the next start."""
     arrays = {name: getattr(examples, name) for name in _ARRAYS}
     arrays |= examples.album.arrays()
+    arrays |= {_column_file(name): column for name, column in examples.columns.items()}
     needed = sum(array.nbytes for array in arrays.values())
     aside = folder.with_name(f"{TEMPORARY}{folder.name}")
     try:
@@ -187,6 +200,7 @@ def _about(examples: Examples, hashes: Mapping[str, str]) -> dict[str, object]:
         "source_names": examples.source_names,
         "files": files,
         "rejected": [asdict(problem) for problem in examples.rejected],
+        "columns": list(examples.columns),
     }
 
 

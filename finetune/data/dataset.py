@@ -62,6 +62,7 @@ def template_under(config: Config, model: str) -> ChatTemplate:
         options=config.model.chat_template_kwargs,
         thinking=config.data_config.thinking,
         max_image_tokens=config.data_config.max_image_tokens,
+        special_tokens_in_text=config.data_config.special_tokens_in_text,
     )
 
 
@@ -166,6 +167,7 @@ def _examples(shelf: Shelf, accounts: tuple[FileAccount, ...], rejected: tuple[M
         files=accounts,
         rejected=rejected,
         album=shelf.album.made(),
+        columns=shelf.columns(),
     )
 
 

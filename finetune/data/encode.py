@@ -4,14 +4,13 @@ conversations --write (Jinja)--> texts --finish (tokenizer, images looked at)-->
 """
 
 from bisect import bisect_left
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from transformers import PreTrainedTokenizerFast
 
 from finetune.chat.messages import Conversation
 from finetune.chat.script import Transcript
@@ -24,8 +23,10 @@ from finetune.data.reading.formats import PlainText
 from finetune.data.reading.pictures import picture_of
 from finetune.errors import TemplateError
 
-TrainOn = Literal["all", "last"]
+TrainOn = Literal["all", "last", "everything"]
 Overflow = Literal["drop", "truncate-left", "error"]
+WEIGHT = "weight"
+"""The column that says how much each learnt token counts in the loss, float32."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -34,11 +35,13 @@ class Example:
 
     input_ids: (T,) int32. loss_mask: (T,) bool, True: the model must learn to write this token. False at 0.
     pictures: in order; each has as many image tokens in `input_ids` as `Sight.tokens` says.
+    columns: what else the tokens carry, (T,) each, by name; `weight` only where it is not 1 for all of them.
     """
 
     input_ids: NDArray[np.int32]
     loss_mask: NDArray[np.bool_]
     pictures: tuple[Picture, ...] = ()
+    columns: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +149,7 @@ class Encoder:
     def _examples(self, source: Conversation, rendered: Sequence[Rendered]) -> Encoded:
         if not rendered:
             return (), "no_answer"
-        examples = tuple(_whole(one, self.template.sight) for one in rendered)
+        examples = tuple(_weighted(source, rendered, self.template.sight, self.train_on))
         if max(len(one.input_ids) for one in examples) <= self.max_length:
             return examples, "trained"
         if self.overflow != "truncate-left":
@@ -167,15 +170,43 @@ def _example(input_ids: Sequence[int], loss_mask: Sequence[bool]) -> Example:
     return Example(np.array(input_ids, dtype=np.int32), mask)
 
 
-def _whole(rendered: Rendered, sight: Sight | None) -> Example:
-    """The example with as many image tokens as each image takes. Raises WrongRecordError for a bad one."""
-    example = _example(rendered.input_ids, rendered.loss_mask)
+def _whole(
+    rendered: Rendered, sight: Sight | None, columns: Mapping[str, NDArray[np.float32]] | None = None
+) -> Example:
+    """The example with as many image tokens as each image takes. Raises WrongRecordError for a bad one.
+
+    An image token is never learnt: nothing is to write it.
+    """
+    example = replace(_example(rendered.input_ids, rendered.loss_mask), columns=columns or {})
     if sight is None or not rendered.images:
         return example
     pictures = tuple(picture_of(image, sight) for image in rendered.images)
     times = np.ones(len(example.input_ids), dtype=np.int64)
     times[example.input_ids == sight.token] = [sight.tokens(one.width, one.height) for one in pictures]
-    return Example(np.repeat(example.input_ids, times), np.repeat(example.loss_mask, times), pictures)
+    return Example(
+        np.repeat(example.input_ids, times),
+        np.repeat(example.loss_mask & (example.input_ids != sight.token), times),
+        pictures,
+        {name: np.repeat(column, times) for name, column in example.columns.items()},
+    )
+
+
+def _weighted(
+    conversation: Conversation, rendered: Sequence[Rendered], sight: Sight | None, train_on: TrainOn
+) -> Iterator[Example]:
+    """An example for each text, its turns with the weights that the conversation gives them."""
+    turns = conversation.assistant_turns()
+    of_turn = [conversation.messages[i] for i in (turns[-1:] if train_on == "last" else turns)]
+    weights = [message.weight for message in of_turn if message.train]
+    if all(weight == 1 for weight in weights):
+        yield from (_whole(one, sight) for one in rendered)
+        return
+    left = iter(weights[len(weights) - sum(len(one.turns) for one in rendered) :])
+    for one in rendered:
+        of_token = np.ones(len(one.input_ids), dtype=np.float32)
+        for start, end in one.turns:
+            of_token[start:end] = next(left)
+        yield _whole(one, sight, {WEIGHT: of_token})
 
 
 def _tails(
@@ -204,7 +235,8 @@ def _tail(
 
     def rendered_from(start: int) -> Example:
         kept = replace(conversation, messages=messages[:body] + messages[start:])
-        return _whole(template.render(kept, train_on=train_on)[-1], template.sight)
+        last = template.render(kept, train_on=train_on)[-1:]
+        return next(_weighted(kept, last, template.sight, train_on))
 
     first = bisect_left(starts, True, key=lambda start: len(rendered_from(start).input_ids) <= max_length)
     if first == len(starts):
@@ -215,18 +247,21 @@ def _tail(
 
 def _document(text: str, template: ChatTemplate, max_length: int) -> Encoded:
     """All of a document, in pieces of at most `max_length`; each begins with the last token of the last."""
-    start, written = _document_ids(template.tokenizer, text)
+    start, written = _document_ids(template, text)
     ids, mask = start + written, [False] * len(start) + [True] * len(written)
     cuts = [slice(first, first + max_length) for first in range(0, len(ids) - 1, max_length - 1)]
     examples = tuple(_example(ids[cut], mask[cut]) for cut in cuts)
     return (examples, "trained") if examples else ((), "no_answer")
 
 
-def _document_ids(tokenizer: PreTrainedTokenizerFast, text: str) -> tuple[list[int], list[int]]:
+def _document_ids(template: ChatTemplate, text: str) -> tuple[list[int], list[int]]:
     """What the tokenizer puts before a text, and the document with its end; control tokens in it stay text."""
+    tokenizer = template.tokenizer
     end = [] if tokenizer.eos_token_id is None else [int(tokenizer.eos_token_id)]
     backend = tokenizer.backend_tokenizer
     start = [token for token in backend.encode("").ids if token not in end]
+    if any(token in text for token in template.text_tokens):
+        return start, template.document_ids(text) + end
     backend.encode_special_tokens = True  # that is: as the text they are, not as the tokens
     try:
         return start, list(backend.encode(text, add_special_tokens=False).ids) + end

@@ -5,14 +5,14 @@ offsets        ^    ^        ^  ^     ^   where each example begins, and the end
 first_example  ^             ^        ^   which examples each conversation owns (mostly one)
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
 from finetune.data.album import Album
-from finetune.data.encode import Example
+from finetune.data.encode import WEIGHT, Example
 from finetune.data.ledger import FileAccount, Ledger
 from finetune.data.reading.records import Malformed
 
@@ -24,6 +24,8 @@ class Examples:
     input_ids: (tokens,) int32. loss_mask: (tokens,) bool. offsets: (examples + 1,) int64.
     first_example: (conversations + 1,) int64. lines, sources: (conversations,) where each comes from.
     lengths, supervised: (examples,) int32, tokens and those of them that are learnt.
+    columns: (tokens,) each, what else the tokens carry, by name. weights: (examples,) what the learnt tokens of
+    each example count together: `supervised` itself, or with a column `weight` its sums in float64.
     rejected: the records that were skipped, with their reasons. files: the account of each file.
     album: the pictures of each example.
     """
@@ -38,13 +40,19 @@ class Examples:
     files: tuple[FileAccount, ...]
     rejected: tuple[Malformed, ...]
     album: Album
+    columns: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
     lengths: NDArray[np.int32] = field(init=False)
     supervised: NDArray[np.int32] = field(init=False)
+    weights: NDArray[np.int32] | NDArray[np.float64] = field(init=False)
 
     def __post_init__(self) -> None:
         learnt = np.add.reduceat(self.loss_mask, self.offsets[:-1], dtype=np.int32)
         object.__setattr__(self, "lengths", np.diff(self.offsets).astype(np.int32))
         object.__setattr__(self, "supervised", learnt)
+        object.__setattr__(self, "weights", learnt)
+        if (column := self.columns.get(WEIGHT)) is not None:
+            counted = column * self.loss_mask
+            object.__setattr__(self, "weights", np.add.reduceat(counted, self.offsets[:-1], dtype=np.float64))
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -53,7 +61,8 @@ class Examples:
         if not 0 <= index < len(self):
             raise IndexError(index)
         tokens = slice(self.offsets[index], self.offsets[index + 1])
-        return Example(self.input_ids[tokens], self.loss_mask[tokens], self.album.of(index))
+        columns = {name: column[tokens] for name, column in self.columns.items()}
+        return Example(self.input_ids[tokens], self.loss_mask[tokens], self.album.of(index), columns)
 
     def __iter__(self) -> Iterator[Example]:
         return (self[index] for index in range(len(self)))
@@ -74,6 +83,10 @@ class Examples:
     def origin_of(self, example: int) -> str:
         """Where the conversation of an example stands."""
         return self.origin(int(np.searchsorted(self.first_example, example, side="right")) - 1)
+
+    def absent(self, ids: Sequence[int]) -> list[int]:
+        """Those of some token ids that no example holds."""
+        return [one for one in ids if not (self.input_ids == one).any()]
 
     @property
     def ledger(self) -> Ledger:

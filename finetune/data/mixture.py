@@ -4,15 +4,19 @@ from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
+from numpy.typing import NDArray
+
 from finetune.chat.messages import Conversation
 from finetune.chat.template import ChatTemplate
 from finetune.config.schema import DataConfig, FileShare
 from finetune.data.album import AlbumMaker
-from finetune.data.encode import REFUSALS, Encoder, Example, Outcome, Refusal, Source, turn_lengths
+from finetune.data.encode import REFUSALS, WEIGHT, Encoder, Example, Outcome, Refusal, Source, turn_lengths
 from finetune.data.ledger import Fate, FileAccount, Ledger
 from finetune.data.plan import permutation
 from finetune.data.reading.intake import Intake
 from finetune.data.reading.records import Malformed, Record
+from finetune.data.spelt import Spelt
 from finetune.data.stream import encoded
 from finetune.errors import TemplateError
 
@@ -29,9 +33,12 @@ class Shelf:
     sources: "array[int]" = field(default_factory=lambda: array("i"))
     names: dict[str, int] = field(default_factory=dict)
     album: AlbumMaker = field(default_factory=AlbumMaker)
+    weights: "array[float]" = field(default_factory=lambda: array("f"))
+    """Of each token, from the first example on that has any; those before it are 1."""
 
     def add(self, examples: Sequence[Example], source: str, line: int) -> None:
         for example in examples:
+            self._add_weights(example)
             self.ids.frombytes(example.input_ids.tobytes())
             self.mask += example.loss_mask.tobytes()
             self.ends.append(len(self.ids))
@@ -39,6 +46,20 @@ class Shelf:
         self.first_example.append(len(self.ends) - 1)
         self.lines.append(line)
         self.sources.append(self.names.setdefault(source, len(self.names)))
+
+    def _add_weights(self, example: Example) -> None:
+        """What this example's tokens count; nothing is kept as long as all of them count 1."""
+        column = example.columns.get(WEIGHT)
+        if column is None and not self.weights:
+            return
+        if not self.weights:
+            self.weights.frombytes(np.ones(len(self.ids), dtype=np.float32).tobytes())
+        ones = np.ones(len(example.input_ids), dtype=np.float32)
+        self.weights.frombytes((ones if column is None else column).tobytes())
+
+    def columns(self) -> dict[str, NDArray[np.float32]]:
+        """What the tokens carry besides, by name."""
+        return {WEIGHT: np.frombuffer(self.weights, dtype=np.float32)} if self.weights else {}
 
 
 class FileLoad:
@@ -50,20 +71,24 @@ class FileLoad:
         self.intake = intake
         self.too_long: list[Malformed] = []
         self.unspelt = 0  # good records that the template cannot spell
+        self.remarks: list[Malformed] = []
         self.ledger = Ledger()
 
     def encode_into(self, shelf: Shelf, template: ChatTemplate, max_length: int) -> None:
         """Encode, count, and put on the shelf as often as the file's weight says."""
         encoder = Encoder(template, max_length, self.data_config.train_on, self.data_config.overflow)
         kept: list[_Kept] = []
+        spelt = Spelt(template)
         processes = self.data_config.num_proc
         for record, conversation, outcome in encoded(encoder, self._worth_encoding(), processes=processes):
+            spelt.look_at(record, conversation)
             made = self._count(record, conversation, outcome, max_length)
             if made and self.share.weight == 1:
                 shelf.add(*made[:3])
             elif made:
                 kept.append(made)
         self._draw(kept, shelf)
+        self.remarks = [*self.intake.remarks(), *spelt.findings()]
         self.intake.problems.sort(key=lambda problem: (problem.source, problem.line, problem.column))
         self.ledger.rows = self.intake.rows
         self.ledger.count("malformed", len(self.intake.problems))
@@ -93,7 +118,7 @@ class FileLoad:
             reason = f"longer than {max_length} tokens (max_input_length + max_output_length)"
             self.too_long.append(record.malformed("E401", reason))
         if isinstance(conversation, Conversation) and (
-            fate == "truncated" or self.data_config.train_on == "last"
+            self.data_config.train_on == "last" or (fate == "truncated" and self.data_config.train_on == "all")
         ):
             self.ledger.turns_left_out += _turns_left_out(conversation, examples)
         return (examples, record.source, record.line, fate) if examples else None
@@ -111,7 +136,7 @@ class FileLoad:
         """What became of the file, whose content has this hash. Raises DataError if the fates do not add up."""
         self.ledger.check()
         found, why = self.intake.format()
-        remarks = tuple(str(finding) for finding in self.intake.remarks())
+        remarks = tuple(str(finding) for finding in self.remarks)
         return FileAccount(str(self.intake.path), sha256, found, why, self.ledger, remarks)
 
 

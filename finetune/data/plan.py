@@ -28,14 +28,16 @@ MicroBatch = tuple[int, ...]
 class Step:
     """One optimizer step: a set of conversations, and how the ranks share its examples.
 
-    `weight` counts the supervised tokens of the whole step, over all ranks: what the summed loss is divided by.
+    `supervised` counts the learnt tokens of the whole step, over all ranks; `weight` is what they count
+    together, the same unless turns have weights of their own: what the summed loss is divided by.
     `ranks[r]` are rank r's micro-batches of example ids; an empty one is a forward of weight zero.
     """
 
     index: int
     epoch: int
     conversations: tuple[int, ...]
-    weight: int
+    supervised: int
+    weight: float
     ranks: tuple[tuple[MicroBatch, ...], ...]
 
     def micro_batches(self, rank: int) -> tuple[MicroBatch, ...]:
@@ -47,6 +49,7 @@ class Plan:
     """The steps of a run, any of them computable without those before it.
 
     lengths, supervised: (examples,) int, tokens and supervised tokens of each example.
+    weights: (examples,) what those count together; None: each token 1.
     seed: of the order of an epoch; None: conversations stay in the order of the data, in every epoch.
     first_example: (conversations + 1,) int, conversation c owns examples first_example[c]:first_example[c + 1].
     equal_micro_batches: every rank runs the same number of forwards (sharded parameters need it).
@@ -63,6 +66,7 @@ class Plan:
         world_size: int = 1,
         tokens_per_micro_batch: int,
         equal_micro_batches: bool = False,
+        weights: NDArray[np.integer] | NDArray[np.floating] | None = None,
     ) -> None:
         if min(conversations_per_step, world_size, tokens_per_micro_batch) < 1:
             raise ValueError("conversations_per_step, world_size and tokens_per_micro_batch are at least 1")
@@ -72,6 +76,7 @@ class Plan:
             raise ValueError("lengths, supervised and first_example count different examples")
         self.lengths = lengths
         self.supervised = supervised
+        self.weights = supervised if weights is None else weights
         self.first_example = first_example
         self.conversations = len(first_example) - 1
         self.conversations_per_step = conversations_per_step
@@ -105,14 +110,15 @@ class Plan:
 
     def _step(self, index: int, epoch: int, conversations: list[int], max_tokens: int | None = None) -> Step:
         examples = self._examples(conversations)
-        weight = int(self.supervised[examples].sum(dtype=np.int64))
+        supervised = int(self.supervised[examples].sum(dtype=np.int64))
+        weight = float(self.weights[examples].sum(dtype=np.float64))
         shares = balance(examples, self.lengths[examples].tolist(), self.world_size)
         budget = max_tokens or self.tokens_per_micro_batch
         ranks = [pack(share, self.lengths[share].tolist(), budget) for share in shares]
         # Every rank joins the gradient exchange, so every rank runs at least one forward and backward.
         rounds = max(len(rank) for rank in ranks) if self.equal_micro_batches else 1
         padded = tuple(tuple(rank) + ((),) * (rounds - len(rank)) for rank in ranks)
-        return Step(index, epoch, tuple(conversations), weight, padded)
+        return Step(index, epoch, tuple(conversations), supervised, weight, padded)
 
     def _examples(self, conversations: list[int]) -> list[int]:
         first, end = self.first_example[conversations], self.first_example[np.add(conversations, 1)]

@@ -9,12 +9,12 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from finetune.config.files import find_shipped
 from finetune.demo import calling
 from finetune.demo.base import Run, free_folder, told, write_rows
 from finetune.demo.fetch import fetched
 from finetune.demo.real_things import BFCL, base_model
 from finetune.folder import PREDICTIONS_FILE, RUN_FILE
+from finetune.shipped import find_shipped
 
 _LONGEST = 1000
 """Characters of a training task: what keeps the demo to minutes."""

@@ -13,11 +13,11 @@ from finetune.infer.hf import HFEngine
 def reference_loss(
     engine: HFEngine, samples: Sequence[Sample], *, max_length: int, train_on: Literal["all", "last"] = "all"
 ) -> Loss | None:
-    """Cross-entropy over every token that training would have taught, one conversation at a time.
+    """Cross-entropy over every token that training would have taught, weighted as there, one by one.
 
     Conversations of more than `max_length` tokens are left out, and said; None when nothing is left.
     """
-    total, tokens, left_out = 0.0, 0, 0
+    total, weight, tokens, left_out = 0.0, 0.0, 0, 0
     with log.progress("loss", len(samples)) as advance:
         for sample in samples:
             examples, _ = encode(
@@ -25,11 +25,12 @@ def reference_loss(
             )
             left_out += not examples
             for example in examples:
-                nats, count = engine.loss(example)
-                total, tokens = total + nats, tokens + count
+                nats, counted = engine.loss(example)
+                total, weight = total + nats, weight + counted
+                tokens += int(example.loss_mask.sum())
             advance(1)
     if left_out:
         log.warning(
             f"loss: {left_out} of {len(samples)} conversations left out: too long, or without an answer"
         )
-    return Loss(total / tokens, tokens) if tokens else None
+    return Loss.mean(total, weight, tokens) if tokens else None

@@ -9,10 +9,24 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class Loss:
-    """Cross-entropy over the tokens a model should have written, in nats per token."""
+    """Cross-entropy over the tokens a model should have written, in nats per token.
+
+    `weight`: what those tokens count together, where turns have weights of their own; None: each of them 1.
+    """
 
     value: float
     tokens: int
+    weight: float | None = None
+
+    @classmethod
+    def mean(cls, summed: float, weight: float, tokens: int) -> "Loss":
+        """Of a weighted sum over `tokens` tokens that count `weight` together."""
+        return cls(summed / weight, tokens, None if weight == tokens else weight)
+
+    @property
+    def counted(self) -> float:
+        """What its tokens count together."""
+        return self.tokens if self.weight is None else self.weight
 
     @property
     def perplexity(self) -> float:
@@ -139,8 +153,8 @@ def losses_together(losses: Sequence[Loss]) -> Loss:
     """Over the tokens of several files as if they were one."""
     if len(losses) == 1:
         return losses[0]
-    tokens = sum(loss.tokens for loss in losses)
-    return Loss(sum(loss.value * loss.tokens for loss in losses) / tokens, tokens)
+    summed = sum(loss.value * loss.counted for loss in losses)
+    return Loss.mean(summed, sum(loss.counted for loss in losses), sum(loss.tokens for loss in losses))
 
 
 def reports_together(reports: Sequence[Report]) -> Report:

@@ -11,6 +11,7 @@ from typing import Any, cast
 
 import torch
 from peft import PeftModel
+from peft.tuners.trainable_tokens import TrainableTokensLayer
 from torch import nn
 from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel
@@ -158,16 +159,16 @@ def in_float32(model: nn.Module) -> Iterator[None]:
     half = {id(p): p.dtype for p in model.parameters() if p.dtype in _HALF}
 
     def widen(module: nn.Module, given: tuple[Any, ...]) -> tuple[Any, ...]:
-        for parameter in module.parameters(recurse=False):
+        for parameter in _read_by(module):
             parameter.data = parameter.data.float()
         return tuple(_widened(argument) for argument in given)
 
     def narrow(module: nn.Module, *_: Any) -> None:
-        for parameter in module.parameters(recurse=False):
+        for parameter in _read_by(module):
             parameter.data = parameter.data.to(half.get(id(parameter), parameter.dtype))
 
     tables = [m for name, m in model.named_modules() if isinstance(m, nn.Embedding) and _in_tower(name)]
-    owners = [m for m in model.modules() if any(id(p) in half for p in m.parameters(recurse=False))]
+    owners = [m for m in model.modules() if any(id(p) in half for p in _read_by(m))]
     owners = [m for m in owners if m not in tables]
     hooks = [m.register_forward_pre_hook(widen) for m in owners]
     hooks += [m.register_forward_hook(narrow, always_call=True) for m in owners]
@@ -180,6 +181,15 @@ def in_float32(model: nn.Module) -> Iterator[None]:
             hook.remove()
         for table in tables:
             narrow(table)
+
+
+def _read_by(module: nn.Module) -> list[nn.Parameter]:
+    """The parameters that a module's own forward reads.
+
+    peft's layer of trained tokens reads the weights of the layer below without running it.
+    """
+    below = module.get_base_layer() if isinstance(module, TrainableTokensLayer) else None
+    return [*module.parameters(recurse=False), *(() if below is None else below.parameters())]
 
 
 def _in_tower(module: str) -> bool:

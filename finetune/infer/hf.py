@@ -25,7 +25,7 @@ from transformers.generation.streamers import BaseStreamer
 
 from finetune import log
 from finetune.chat.template import ChatTemplate
-from finetune.data.encode import Example, Prompt
+from finetune.data.encode import WEIGHT, Example, Prompt
 from finetune.errors import ConfigError, MemoryExhaustedError, ModelError, is_out_of_memory
 from finetune.infer.decode import Decoder, Virtual, trial
 from finetune.infer.engine import Completion, Finish, Sampling
@@ -104,12 +104,14 @@ class HFEngine:
         return _completion(ids, self.template.stop_ids)
 
     @torch.no_grad()
-    def loss(self, example: Example) -> tuple[float, int]:
-        """The summed cross-entropy of an example's supervised tokens, in nats, and how many they are."""
+    def loss(self, example: Example) -> tuple[float, float]:
+        """The summed cross-entropy of an example's supervised tokens, in nats, and what they count together."""
         require_known_ids(int(example.input_ids.max()), self._embeddings())
         batch = collate([example], self._vision if example.pictures else None).to(self._device)
         with self._stock():
-            return float(self._objective()(batch)), len(batch.targets)
+            weight = batch.columns.get(WEIGHT)
+            counted = len(batch.targets) if weight is None else float(weight.double().sum())
+            return float(self._objective()(batch)), counted
 
     def _objective(self) -> SupervisedLoss:
         """On one conversation at a time; modules are as they are, training or not."""

@@ -34,7 +34,8 @@ class Survey:
     answers: Mapping[int, int]
     context: int = 0
     width: int = 0
-    chat_template: str | None = None
+    chat_template: tuple[str, str] | None = None
+    """Its name or file, and why it is taken in the place of the checkpoint's own."""
     drops_thoughts: bool = False
     pictured: int = 0
     largest_image: int = 0
@@ -146,9 +147,8 @@ def _share_that_fits(survey: Survey, limit: int) -> str:
 
 def _method(survey: Survey, method: Method) -> Iterator[Guess]:
     if survey.chat_template:
-        yield Guess(
-            "model_config.chat_template", quoted(survey.chat_template), "the checkpoint has none, or another"
-        )
+        name, why = survey.chat_template
+        yield Guess("model_config.chat_template", quoted(name), why)
     if survey.pictured:
         yield Guess("model_config.freeze", "[vision]", _why_frozen(survey, method))
     if method == "qlora":

@@ -3,19 +3,21 @@
 import json
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from finetune.chat.load import load_template
+from finetune.chat.load import load_template, load_tokenizer
+from finetune.chat.own_templates import lacking, suggest
 from finetune.chat.template import ChatTemplate
-from finetune.config.files import find_shipped
 from finetune.data.checking.check import CheckReport, all_of, check_data
 from finetune.data.reading.intake import raise_problems
 from finetune.data.reading.record import Malformed
 from finetune.disk import refuse_existing_file, write_atomically
-from finetune.errors import DataError
+from finetune.errors import DataError, NoTemplateError
 from finetune.init.files import DataFiles, find_files
 from finetune.init.guess import Guess, Method, Survey, guess
+from finetune.shipped import TEMPLATES, find_shipped, template_file
 
 _COLUMN = 34
 """Where the reasons begin, but for longer lines."""
@@ -36,7 +38,8 @@ def init(
     """
     refuse_existing_file(output)
     files = find_files(data)
-    survey = survey_of(files, model, chat_template, remote_images=remote_images)
+    named = _named(chat_template) or _suggested(files, model, remote_images)
+    survey = survey_of(files, model, named, remote_images=remote_images)
     command = shlex.join(["finetune", "train", str(files.folder), model, str(output)])
     write_atomically(output, page(guess(survey, method), command, data).encode())
     shown = ", ".join(f"{name} ({count:,} records)" for name, count in survey.rows.items())
@@ -44,11 +47,51 @@ def init(
     return [f"{output}: from {shown}; every value has its reason beside it", *unused, command]
 
 
+@dataclass(frozen=True, slots=True)
+class NamedTemplate:
+    """A chat template besides the checkpoint's own: as the YAML has it, where it lies, and why it is taken."""
+
+    value: str
+    file: Path
+    why: str = "the checkpoint has none, or another"
+
+
+def _named(chat_template: Path | None) -> NamedTemplate | None:
+    """The template that was asked for: a file, or one of ours by its name."""
+    if chat_template is None:
+        return None
+    name = str(chat_template)
+    ours = name in TEMPLATES and not chat_template.is_file()
+    return NamedTemplate(name, template_file(name) if ours else chat_template)
+
+
+def _suggested(files: DataFiles, model: str, remote_images: bool) -> NamedTemplate | None:
+    """One of ours for a checkpoint without a template, or without one that prints the tools there are."""
+    try:
+        template = load_template(model)
+    except NoTemplateError:
+        tokenizer, tools = load_tokenizer(model), _have_tools(files, remote_images)
+        name, why = suggest(tokenizer, tools=tools)
+        return NamedTemplate(name, template_file(name), f"the checkpoint has none; {why}")
+    if template.dialect.tells_tools or not _have_tools(files, remote_images):
+        return None
+    name, why = suggest(template.tokenizer, tools=True)
+    file = template_file(name)
+    if lacking(template.tokenizer, file.read_text(encoding="utf-8")):
+        return None
+    return NamedTemplate(name, file, f"the checkpoint's prints no tools, and the data has some; {why}")
+
+
+def _have_tools(files: DataFiles, remote_images: bool) -> bool:
+    reports = _checked(files, None, remote_images).values()
+    return any(report.counts["conversations with tools"] for report in reports)
+
+
 def survey_of(
-    files: DataFiles, model: str, chat_template: Path | None = None, *, remote_images: bool = False
+    files: DataFiles, model: str, named: NamedTemplate | None = None, *, remote_images: bool = False
 ) -> Survey:
     """Read every file and count its tokens as `model` does. Raises DataError with the first mistakes."""
-    reports, drops_thoughts = _reports(files, model, chat_template, remote_images)
+    reports, drops_thoughts = _reports(files, model, None if named is None else named.file, remote_images)
     in_order = (sorted(report.problems, key=_position) for report in reports.values())
     problems = [problem for found in in_order for problem in found]
     rows = {name: report.rows for name, report in reports.items()}
@@ -68,7 +111,7 @@ def survey_of(
         answers=answers,
         context=_number(shape, "max_position_embeddings"),
         width=_number(shape, "hidden_size"),
-        chat_template=None if chat_template is None else str(chat_template),
+        chat_template=None if named is None else (named.value, named.why),
         drops_thoughts=drops_thoughts,
         pictured=_pictured(reports),
         largest_image=max((tokens for report in reports.values() for tokens in report.pictures), default=0),
@@ -90,7 +133,7 @@ def _reports(
     return (reports, False) if any(report.problems for report in without.values()) else (without, True)
 
 
-def _checked(files: DataFiles, template: ChatTemplate, remote_images: bool) -> dict[str, CheckReport]:
+def _checked(files: DataFiles, template: ChatTemplate | None, remote_images: bool) -> dict[str, CheckReport]:
     def checked(path: Path) -> CheckReport:
         return check_data(path, template, all_of(path, remote_images=remote_images))
 

@@ -1,11 +1,12 @@
 """Examples to tensors: conversations end to end in one row, with no padding and no mask."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from finetune.data.encode import Example
 from finetune.errors import ModelError
@@ -21,6 +22,8 @@ class Batch:
 
     With pictures: position_ids (3, 1, T), where they stand in time, rows and columns; patches (P, D) float32 of
     all pictures end to end; grids (N, 3) int64 of each of them.
+
+    columns: what examples carry besides tokens, (K,) each, by name (`Example.columns`).
     """
 
     input_ids: torch.Tensor
@@ -30,6 +33,7 @@ class Batch:
     targets: torch.Tensor
     patches: torch.Tensor | None = None
     grids: torch.Tensor | None = None
+    columns: Mapping[str, torch.Tensor] = field(default_factory=dict)
 
     def to(self, device: torch.device) -> "Batch":
         return Batch(
@@ -40,6 +44,7 @@ class Batch:
             self.targets.to(device, non_blocking=True),
             None if self.patches is None else self.patches.to(device, non_blocking=True),
             None if self.grids is None else self.grids.to(device, non_blocking=True),
+            {name: column.to(device, non_blocking=True) for name, column in self.columns.items()},
         )
 
 
@@ -64,8 +69,17 @@ def collate(examples: Sequence[Example], vision: Vision | None = None) -> Batch:
         borders=tuple(int(border) for border in borders),
         rows=torch.from_numpy(targets_at - 1),
         targets=torch.from_numpy(ids[targets_at]),
+        columns=_columns(examples, targets_at),
     )
     return _with_pictures(batch, examples, vision) if any(example.pictures for example in examples) else batch
+
+
+def _columns(examples: Sequence[Example], targets_at: NDArray[np.int64]) -> Mapping[str, torch.Tensor]:
+    """What the examples carry, at the targets. All examples of a data set have the same columns."""
+    return {
+        name: torch.from_numpy(np.concatenate([example.columns[name] for example in examples])[targets_at])
+        for name in examples[0].columns
+    }
 
 
 def _with_pictures(batch: Batch, examples: Sequence[Example], vision: Vision | None) -> Batch:

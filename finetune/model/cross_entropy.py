@@ -22,42 +22,60 @@ BLOCK_BYTES, BLOCK_BYTES_ON_CPU = 128 << 20, 2 << 20
 """Of logits in float32: on a CPU what stays in a core's cache."""
 
 
-def summed_cross_entropy(logits: Tensor, targets: Tensor, smoothing: float = 0.0) -> Tensor:
+def summed_cross_entropy(
+    logits: Tensor, targets: Tensor, smoothing: float = 0.0, row_weights: Tensor | None = None
+) -> Tensor:
     """The sum over K rows of the cross-entropy of logits (K, V) against targets (K,): a scalar in float32.
 
-    `smoothing`: torch's `label_smoothing`. Where a gradient is asked for, the logits are overwritten with it.
+    `smoothing`: torch's `label_smoothing`. `row_weights` (K,) float32: the factor of each row; None: 1.
+    Where a gradient is asked for, the logits are overwritten with it.
     """
-    total: Tensor = _OfLogits.apply(logits, targets, smoothing)
+    total: Tensor = _OfLogits.apply(logits, targets, smoothing, row_weights)
     return total
 
 
-def projected_cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor, smoothing: float = 0.0) -> Tensor:
+def projected_cross_entropy(
+    hidden: Tensor,
+    weight: Tensor,
+    targets: Tensor,
+    smoothing: float = 0.0,
+    row_weights: Tensor | None = None,
+) -> Tensor:
     """The same for the logits `hidden @ weight.T`, hidden (K, H) and weight (V, H), which are never all there.
 
     The products are in the dtype of `hidden`, or under autocast in its dtype.
     """
-    total: Tensor = _OfHidden.apply(hidden, weight, targets, smoothing)
+    total: Tensor = _OfHidden.apply(hidden, weight, targets, smoothing, row_weights)
     return total
 
 
 class _OfLogits(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, logits: Tensor, targets: Tensor, smoothing: float) -> Tensor:
+    def forward(
+        ctx: Any, logits: Tensor, targets: Tensor, smoothing: float, row_weights: Tensor | None
+    ) -> Tensor:
         if not ctx.needs_input_grad[0]:
-            return _loss(logits, targets, smoothing, slope=False)
+            return _loss(logits, targets, smoothing, row_weights, slope=False)
         ctx.slope = logits.detach()
-        return _loss(ctx.slope, targets, smoothing, slope=True)
+        return _loss(ctx.slope, targets, smoothing, row_weights, slope=True)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, factor: Tensor) -> tuple[Tensor | None, ...]:
         slope, ctx.slope = ctx.slope, None
-        return slope.mul_(factor), None, None
+        return slope.mul_(factor), None, None, None
 
 
 class _OfHidden(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, smoothing: float) -> Tensor:
+    def forward(
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        targets: Tensor,
+        smoothing: float,
+        row_weights: Tensor | None,
+    ) -> Tensor:
         learns_hidden, learns_weight = ctx.needs_input_grad[:2]
         device = hidden.device.type
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
@@ -72,7 +90,9 @@ class _OfHidden(torch.autograd.Function):
                 some = slice(start, start + rows)
                 inputs = hidden[some].to(dtype)
                 slope = linear(inputs, narrow)
-                total += _loss(slope, targets[some], smoothing, slope=learns_hidden or learns_weight)
+                factors = None if row_weights is None else row_weights[some]
+                learns = learns_hidden or learns_weight
+                total += _loss(slope, targets[some], smoothing, factors, slope=learns)
                 if ctx.hidden is not None:
                     ctx.hidden[some] = slope @ narrow
                 if ctx.weight is not None:
@@ -89,23 +109,30 @@ class _OfHidden(torch.autograd.Function):
             None if weight is None else weight.mul_(factor).to(ctx.dtype),
             None,
             None,
+            None,
         )
 
 
-def _loss(logits: Tensor, targets: Tensor, smoothing: float, *, slope: bool) -> Tensor:
+def _loss(
+    logits: Tensor, targets: Tensor, smoothing: float, row_weights: Tensor | None, *, slope: bool
+) -> Tensor:
     """The summed cross-entropy; with `slope`, the logits become its gradient with respect to them."""
     words = logits.shape[1]
     most = BLOCK_BYTES_ON_CPU if logits.device.type == "cpu" else BLOCK_BYTES
     rows = max(1, most // (4 * words))
     total = logits.new_zeros((), dtype=torch.float32)
-    for block, some in zip(logits.split(rows), targets[:, None].split(rows), strict=True):
+    factors = None if row_weights is None else row_weights[:, None].split(rows)
+    for number, (block, some) in enumerate(zip(logits.split(rows), targets[:, None].split(rows), strict=True)):
         p = torch.softmax(block.float(), dim=1)
         # One exponential a word: the largest p tells by what all were divided.
         top, log_top = block.amax(1).float(), p.amax(1).log()
-        total += (1 - smoothing) * (top - block.gather(1, some)[:, 0].float() - log_top).sum()
+        losses = (1 - smoothing) * (top - block.gather(1, some)[:, 0].float() - log_top)
         if smoothing:
-            total += smoothing * (top - block.mean(1, dtype=torch.float32) - log_top).sum()
+            losses += smoothing * (top - block.mean(1, dtype=torch.float32) - log_top)
+        total += (losses if factors is None else losses * factors[number][:, 0]).sum()
         if slope:
             p.scatter_add_(1, some, p.new_full(some.shape, smoothing - 1))
-            block.copy_(p.sub_(smoothing / words) if smoothing else p)
+            if smoothing:
+                p.sub_(smoothing / words)
+            block.copy_(p if factors is None else p.mul_(factors[number]))
     return total

@@ -14,11 +14,11 @@ from peft import PeftModel
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from finetune.data.encode import Example
+from finetune.data.encode import WEIGHT, Example
 from finetune.model.batch import Batch, collate
 from finetune.model.by_layer import ByLayerLinear
 from finetune.model.cross_entropy import projected_cross_entropy, summed_cross_entropy
-from finetune.model.tuning import Tuned
+from finetune.model.tuning import Kind, Tuned, adapter_off
 from finetune.model.vision import Vision
 
 _PROBE = 8
@@ -47,7 +47,7 @@ class SupervisedLoss(nn.Module):
     ) -> None:
         super().__init__()
         self.model = tuned.model
-        self.kind = tuned.kind
+        self.kind: Kind = tuned.kind
         self.virtual_tokens = tuned.virtual_tokens
         self.flat = flat
         self.direct = direct
@@ -57,7 +57,10 @@ class SupervisedLoss(nn.Module):
         self.looks_always = looks_always
 
     def forward(self, batch: Batch) -> Tensor:
-        """The sum of the cross-entropy over the batch's K targets, in nats: a scalar in float32."""
+        """The sum of the cross-entropy over the batch's K targets, in nats: a scalar in float32.
+
+        Each target counts as much as the column `weight` says, or where there is none, once.
+        """
         smoothing = self.label_smoothing if self.training else 0.0
         with self.autocast(batch.rows.device):
             if self.direct:
@@ -65,7 +68,19 @@ class SupervisedLoss(nn.Module):
             if not len(batch.targets):
                 first = torch.zeros(1, dtype=torch.int64, device=batch.rows.device)
                 return self._logits(batch, first).sum() * 0.0
-            return summed_cross_entropy(self._logits(batch, batch.rows), batch.targets, smoothing)
+            row_weights = batch.columns.get(WEIGHT)
+            return summed_cross_entropy(self._logits(batch, batch.rows), batch.targets, smoothing, row_weights)
+
+    @contextmanager
+    def of_base(self) -> Iterator[None]:
+        """While this is entered, the loss is that of the model without its adapter, prefix or prompt."""
+        kind, virtual_tokens = self.kind, self.virtual_tokens
+        self.kind, self.virtual_tokens = "full", 0
+        try:
+            with adapter_off(self.model):
+                yield
+        finally:
+            self.kind, self.virtual_tokens = kind, virtual_tokens
 
     def logits(self, batch: Batch, rows: Tensor) -> Tensor:
         """Logits at `rows` (K,): (K, V) in the model's dtype."""
@@ -81,6 +96,7 @@ class SupervisedLoss(nn.Module):
     def _direct_loss(self, batch: Batch, smoothing: float) -> Tensor:
         """The loss in the place of the logits: hooks on the model's parts and results work as ever."""
         hidden: list[Tensor] = []
+        row_weights = batch.columns.get(WEIGHT)
 
         def take(head: nn.Module, inputs: tuple[Tensor]) -> tuple[Tensor]:
             hidden.append(inputs[0][0])
@@ -88,7 +104,8 @@ class SupervisedLoss(nn.Module):
 
         def lose(head: nn.Module, inputs: tuple[Tensor], no_logits: Tensor) -> Tensor:
             weight = cast(nn.Linear, head).weight
-            return projected_cross_entropy(hidden[0], weight, batch.targets, smoothing).view(1, 1)
+            loss = projected_cross_entropy(hidden[0], weight, batch.targets, smoothing, row_weights)
+            return loss.view(1, 1)
 
         head = self.model.get_output_embeddings()
         hooks = (head.register_forward_pre_hook(take), head.register_forward_hook(lose, prepend=True))

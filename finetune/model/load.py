@@ -27,6 +27,7 @@ from finetune.estimate.precision import Precision
 from finetune.folder import is_hub_id
 from finetune.model.attention import stock_attention
 from finetune.model.by_layer import keep_narrow
+from finetune.model.finite import refuse_nonfinite
 from finetune.model.vision import SEEING
 
 transformers_logging.disable_progress_bar()
@@ -78,6 +79,7 @@ def load_base(
     loaded, info = _from_pretrained(model, arguments)
     _refuse_invented_weights(model, info)
     _tell_unused_weights(model, info)
+    refuse_nonfinite(model, loaded)
     _stay_differentiable(loaded)
     if by_layer:
         keep_narrow(loaded)

@@ -18,6 +18,7 @@ from transformers.initialization import no_init_weights
 from finetune.config.schema import ModelConfig
 from finetune.errors import ModelError, some_of
 from finetune.model.attention import stock_attention
+from finetune.model.finite import refuse_nonfinite
 from finetune.model.load import auto_class, read_model_config
 
 
@@ -32,6 +33,7 @@ def map_base(model: str, config: ModelConfig) -> PreTrainedModel:
     with no_init_weights(), init_empty_weights(include_buffers=False):
         base: PreTrainedModel = auto_class(shape).from_config(shape, trust_remote_code=config.trust_remote_code)
     _assign(base, _stored(folder), folder)
+    refuse_nonfinite(model, base)
     if (folder / "generation_config.json").is_file():
         base.generation_config = GenerationConfig.from_pretrained(folder)
     base.config.name_or_path = base.name_or_path = str(folder if Path(model).is_dir() else model)

@@ -2,7 +2,7 @@
 
 import json
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
 
@@ -32,6 +32,21 @@ def save_tuned(tuned: Tuned, folder: Path, weights: Mapping[str, Tensor] | None 
     narrow = {name: _narrow(tensor, tuned.base_dtype) for name, tensor in tuned.model.state_dict().items()}
     tuned.model.save_pretrained(folder, state_dict=narrow)
     _state_dtype(folder / "config.json", tuned.base_dtype)
+
+
+def state_stops(folder: Path, stop_ids: Sequence[int], pad_id: int) -> None:
+    """Let a whole model's generation_config.json hold the tokens that end a turn, where the base's lacks some.
+
+    A base model has no turns: its own would never stop behind one.
+    """
+    file = folder / "generation_config.json"
+    content = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    named = content.get("eos_token_id")
+    ends = named if isinstance(named, list) else [named] if named is not None else []
+    if set(stop_ids) <= set(ends):
+        return
+    content |= {"eos_token_id": list(stop_ids), "pad_token_id": pad_id}
+    file.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def save_prompt(tuned: Tuned, folder: Path, embeddings: Tensor) -> None:

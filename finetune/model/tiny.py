@@ -17,6 +17,8 @@ from transformers.models.glm.configuration_glm import GlmConfig
 from transformers.models.glm.modeling_glm import GlmForCausalLM
 from transformers.utils import logging as transformers_logging
 
+from finetune.shipped import template_file
+
 transformers_logging.disable_progress_bar()
 
 SPECIAL_TOKENS = (
@@ -36,7 +38,7 @@ SPECIAL_TOKENS = (
     "<|end_of_video|>",
 )
 STOP_TOKENS = ("<|endoftext|>", "<|user|>", "<|observation|>")
-TEMPLATE = Path(__file__).with_name("glm4.jinja")
+TEMPLATE = template_file("glm4")
 _LONGEST_TOKEN = 12  # bytes; without a limit, a small corpus makes one token of a whole clause
 _TEMPLATE_REPEATS = 100  # so that the words every conversation with tools begins with become few tokens
 

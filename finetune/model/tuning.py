@@ -5,6 +5,7 @@ Whatever the base's dtype, trainable weights are float32: in bfloat16 a small up
 
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
@@ -22,6 +23,8 @@ from peft import (
     get_peft_model,
 )
 from peft import __version__ as peft_version
+from peft.tuners.tuners_utils import BaseTunerLayer
+from peft.utils.other import AuxiliaryTrainingWrapper
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
@@ -80,6 +83,27 @@ class Tuned:
     def frozen(self) -> Iterator[tuple[str, nn.Parameter]]:
         """The parameters that must come out of training as they went in."""
         return ((name, p) for name, p in self.model.named_parameters() if not p.requires_grad)
+
+
+@contextmanager
+def adapter_off(model: nn.Module) -> Iterator[None]:
+    """While this is entered, peft's layers compute what the base's own do.
+
+    Not by peft's `disable_adapter`, which also says that nothing learns meanwhile: whoever shares weights among
+    processes takes note of that.
+    """
+    layers = [
+        module
+        for module in model.modules()
+        if isinstance(module, BaseTunerLayer | AuxiliaryTrainingWrapper) and not module.disable_adapters
+    ]
+    for layer in layers:
+        layer._disable_adapters = True
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer._disable_adapters = False
 
 
 def apply_tuning(

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import PurePath
 
 from finetune.report.markup import Html, element, join, table
 from finetune.report.read import Json, number, section, words
@@ -50,7 +51,17 @@ def scores(run: Json) -> list[Score]:
     signatures = {**section(base, "signatures"), **section(tuned, "signatures")}
     names = [*after, *(name for name in before if name not in after)]
     meanings = {name: words(signatures.get(name)) or _meaning(name) for name in names}
-    return [Score(name, before.get(name), after.get(name), full_marks(name), meanings[name]) for name in names]
+    found = [Score(name, before.get(name), after.get(name), full_marks(name), meanings[name]) for name in names]
+    return found + _retained(section(run, "retain"))
+
+
+def _retained(retain: Json) -> list[Score]:
+    """The loss on a text that was not trained on: higher after than before where something was forgotten."""
+    before, after = number(retain.get("loss_before")), number(retain.get("loss_after"))
+    if before is None and after is None:
+        return []
+    file = PurePath(words(retain.get("file"))).name
+    return [Score("retain loss", before, after, None, f"nats per token of {file}; higher: forgotten")]
 
 
 def headline(run: Json) -> Score | None:

@@ -1,8 +1,8 @@
 """The training loop: what a reader opens first.
 
 A step is a set of conversations. Each rank computes its micro-batches, every loss is a sum over supervised
-tokens divided by the weight of the whole step, and one update follows. So the token budget, the number of
-processes and the layout change the speed, and the gradient not at all.
+tokens, each times its weight (1 as a rule), divided by the weight of the whole step, and one update follows. So
+the token budget, the number of processes and the layout change the speed, and the gradient not at all.
 """
 
 import gc
@@ -171,7 +171,7 @@ class Loop:
         tokens = sum(int(self.examples.lengths[i]) for rank in step.ranks for batch in rank for i in batch)
         self.position.step = step.index + 1
         self.position.tokens += tokens
-        self.position.supervised_tokens += step.weight
+        self.position.supervised_tokens += step.supervised
         self.monitor.record(
             step.index + 1,
             epoch=(step.index + 1) / self.plan.steps_per_epoch,
@@ -179,7 +179,8 @@ class Loop:
             grad_norm=taken.grad_norm,
             learning_rate=float(self.trainee.schedule.get_last_lr()[0]),
             tokens=tokens,
-            supervised_tokens=step.weight,
+            supervised_tokens=step.supervised,
+            weight=step.weight,
             peak_memory_bytes=peak_memory(self.trainee.device),
         )
 

@@ -35,22 +35,32 @@ class Options:
 
 
 def make_optimizer(
-    section: Optimizer, parameters: NamedParameters, masters: MasterWeights = "float32"
+    section: Optimizer,
+    parameters: NamedParameters,
+    masters: MasterWeights = "float32",
+    rates: Mapping[str, float] | None = None,
 ) -> torch.optim.Optimizer:
     """The optimizer `optim` names, over the trainable parameters; biases and norms without weight decay.
 
     `masters`: where bfloat16 weights keep what they lack of float32, as `run.master_weights` says.
+    `rates`: by name, of parameters with a learning rate of their own. The groups at the common rate come first.
     """
-    decayed: list[nn.Parameter] = []
-    undecayed: list[nn.Parameter] = []
+    rates = rates or {}
+    groups: dict[tuple[float | None, bool], list[nn.Parameter]] = {}
+    for rate in (None, *dict.fromkeys(rates.values())):
+        groups |= {(rate, True): [], (rate, False): []}
     for name, parameter in parameters:
-        (undecayed if _UNDECAYED.search(name) else decayed).append(parameter)
-    groups = [
-        {"params": params, "weight_decay": decay}
-        for params, decay in ((decayed, section.weight_decay), (undecayed, 0.0))
-        if params
-    ]
-    return _of_name(section, groups, masters)
+        groups[rates.get(name), not _UNDECAYED.search(name)].append(parameter)
+    return _of_name(
+        section,
+        [
+            {"params": some, "weight_decay": section.weight_decay if decays else 0.0}
+            | ({} if rate is None else {"lr": rate})
+            for (rate, decays), some in groups.items()
+            if some
+        ],
+        masters,
+    )
 
 
 def _of_name(

@@ -18,3 +18,7 @@ class Position:
     best_metric_step: int = 0
     evaluations_without_improvement: int = 0
     """In a row, up to the last one."""
+    retain_loss_before: float | None = None
+    """Of `evaluation.retain_file`, of the base model."""
+    retain_sha256: str | None = None
+    """Of that file's content then."""

@@ -13,7 +13,7 @@ from finetune.config.schema import Config
 from finetune.data.dataset import Examples, Sample, load_conversations, load_examples, template_under
 from finetune.data.plan import Plan
 from finetune.data.reading.splits import Split, split_of
-from finetune.errors import ModelError
+from finetune.errors import ConfigError, ModelError, some_of
 from finetune.estimate.choose import ENOUGH_TOKENS, Choice, choose_setup, may_recompute, told
 from finetune.estimate.precision import NAMES, Precision, precision_of
 from finetune.estimate.processor import Processor
@@ -47,6 +47,8 @@ class Prepared:
     validation_samples: Mapping[str, Sequence[Sample]]
     test: Examples | None
     test_samples: Sequence[Sample]
+    retain: Examples | None
+    """Of `evaluation.retain_file`."""
     conversations_per_step: int
     base: Mapping[str, Any]
     """What tells this base model from another (`base_identity`)."""
@@ -104,6 +106,8 @@ class Prepared:
             splits.append(({"split": "validation"} | ({"name": name} if name else {}), examples))
         if self.test is not None:
             splits.append(({"split": "test"}, self.test))
+        if self.retain is not None:
+            splits.append(({"split": "retain"}, self.retain))
         return [
             {**split, **account.as_dict(), **_pictures(examples)}
             for split, examples in splits
@@ -197,6 +201,7 @@ def prepare(config: Config, data_dir: Path, model: str) -> Prepared:
         validation_samples=_samples_by_name(config, val_files, data_dir),
         test=_encoded_if(config, files.test_file, data_dir, template, "test"),
         test_samples=_samples(config, files.test_file, data_dir, "test"),
+        retain=_retained(config, data_dir, template),
         conversations_per_step=conversations_per_step(config),
         base=base_identity(model),
         tokens=None if config.run.tokens_per_micro_batch == "auto" else config.run.tokens_per_micro_batch,
@@ -233,6 +238,7 @@ def make_plan(
         if wanted == "auto"
         else wanted,
         equal_micro_batches=equal_micro_batches,
+        weights=examples.weights,
     )
 
 
@@ -245,6 +251,8 @@ def _encoded(config: Config, files: Any, data_dir: Path, template: ChatTemplate,
     max_length = config.max_input_length + config.max_output_length
     kind = split_of(split) or "training"
     examples = load_examples(config.data_config, files, data_dir, template, max_length=max_length, split=kind)
+    if split == "train":
+        _refuse_absent_tokens(config, examples, template)
     for account in examples.files:
         log.info(f"{split}: {account.file}: {account.format} ({account.why})")
         for line in account.ledger.lines():
@@ -252,6 +260,25 @@ def _encoded(config: Config, files: Any, data_dir: Path, template: ChatTemplate,
         for remark in account.remarks:
             log.warning(f"{split}: {remark}")
     return examples
+
+
+def _refuse_absent_tokens(config: Config, examples: Examples, template: ChatTemplate) -> None:
+    """Refuse `trainable_token_indices` that no example holds: their embeddings would never learn."""
+    named = getattr(config.peft_config, "trainable_token_indices", None) or ()
+    listed = [one for group in named.values() for one in group] if isinstance(named, dict) else named
+    if absent := examples.absent(list(dict.fromkeys(listed))):
+        shown = some_of([f"{one} ({template.tokenizer.convert_ids_to_tokens(one)!r})" for one in absent])
+        raise ConfigError(
+            f"peft_config.trainable_token_indices: {shown} never occurs in the training data, and would not "
+            "learn; leave it out, or where texts spell it, name it in data_config.special_tokens_in_text"
+        )
+
+
+def _retained(config: Config, data_dir: Path, template: ChatTemplate) -> Examples | None:
+    """The text that must not be forgotten, all of it counted, in whatever format it is."""
+    as_it_is = config.data_config.model_copy(update={"format": "auto", "train_on": "all", "columns": {}})
+    config = config.model_copy(update={"data_config": as_it_is})
+    return _encoded_if(config, config.evaluation.retain_file, data_dir, template, "retain")
 
 
 def _encoded_if(

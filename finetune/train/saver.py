@@ -11,6 +11,7 @@ from finetune import log, world
 from finetune.chat.template import ChatTemplate
 from finetune.config.arguments import Saving
 from finetune.errors import ConfigError
+from finetune.model.save import state_stops
 from finetune.train.checkpoint.identity import Identity
 from finetune.train.checkpoint.rng import capture_rng
 from finetune.train.checkpoint.save import save_checkpoint, snapshot
@@ -74,6 +75,8 @@ class Saver:
         def write_model(folder: Path) -> None:
             model.write(folder)
             self.template.save(folder)
+            if self.trainee.tuned.kind == "full":
+                state_stops(folder, self.template.stop_ids, self.template.pad_id)
 
         save_checkpoint(
             self.output,

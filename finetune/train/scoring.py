@@ -38,6 +38,8 @@ class Scorer:
     """Of `val_file`, for the loss, by the files' names (`DataConfig.val_files`)."""
     samples: Mapping[str, Sequence[Sample]]
     """Of `val_file`, for generation; empty without `predict_with_generate`."""
+    retain: Examples | None = None
+    """Of `evaluation.retain_file`, for the loss: what training may make the model forget."""
 
     def score(self) -> dict[str, float]:
         """The numbers of one evaluation on `val_file`: of all files together, then of each that has a name.
@@ -54,11 +56,13 @@ class Scorer:
             scores |= reports_together(list(reports.values())).metrics()
         for name, report in reports.items():
             scores |= {f"{metric}/{name}": value for metric, value in report.metrics().items() if name}
+        if self.retain is not None:
+            scores["retain_loss"] = self.loss(self.retain).value
         return scores
 
     @torch.no_grad()
     def loss(self, examples: Examples) -> Loss:
-        """The mean cross-entropy over the supervised tokens of `examples`."""
+        """The mean cross-entropy over the supervised tokens of `examples`, weighted as in training."""
         self.trainee.objective.eval()
         summed = 0.0
         with memory_errors(lambda: ("evaluating the loss", _SMALLER)):
@@ -66,8 +70,7 @@ class Scorer:
                 some = [examples[i] for i in micro_batch]
                 batch = collate(some, self.trainee.vision).to(self.trainee.device)
                 summed += float(self.trainee.objective(batch))
-        tokens = int(examples.supervised.sum())
-        return Loss(group.total(summed) / tokens, tokens)
+        return Loss.mean(group.total(summed), float(examples.weights.sum()), int(examples.supervised.sum()))
 
     def predict(self, samples: Sequence[Sample], predictions: Path | None) -> Report:
         """Write the turns of `samples` and score them; one line each to `predictions`."""

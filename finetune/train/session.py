@@ -93,12 +93,14 @@ def train_model(
         )
         if config.evaluation.compare_with_base and position.step == 0:
             record.note(before=_test(prepared, loop.scorer, None))
+        _note_retained_before(prepared, loop, record)
         stop.leave_before_training()
         with loop.monitor:
             loop.run()
     check_frozen(trainee.tuned, frozen, trainee.back_end.held)
     _take_best(config, trainee, saver, output)
     record.note(result=_result(loop))
+    _note_retained_after(prepared, loop, record)
     record.note(result={"evaluation": _test(prepared, loop.scorer, output / PREDICTIONS_FILE)})
     _compare_memory(prepared, device, record)
 
@@ -109,6 +111,39 @@ def _processor(device: torch.device) -> Processor:
         return Processor()
     resident = max(group.gather(resident_bytes()))
     return replace(group.decide(known_processor), library_bytes=resident)
+
+
+def _note_retained_before(prepared: Prepared, loop: Loop, record: RunRecord) -> None:
+    """The base's loss on `retain_file`: taken before the first step, kept by checkpoints."""
+    retain, position = prepared.retain, loop.position
+    if retain is None:
+        return
+    if position.step == 0:
+        with loop.trainee.objective.of_base():
+            position.retain_loss_before = loop.scorer.loss(retain).value
+        position.retain_sha256 = retain.sha256
+    elif position.retain_sha256 != retain.sha256:
+        log.warning(
+            "evaluation.retain_file: this run began without it, or with another: its loss before is not known"
+        )
+        position.retain_loss_before = None
+    record.note(
+        retain={
+            "file": prepared.config.evaluation.retain_file,
+            "tokens": int(retain.supervised.sum()),
+            "loss_before": position.retain_loss_before,
+        }
+    )
+
+
+def _note_retained_after(prepared: Prepared, loop: Loop, record: RunRecord) -> None:
+    """The result's loss on `retain_file`, told beside the base's."""
+    if prepared.retain is None:
+        return
+    after, before = loop.scorer.loss(prepared.retain).value, loop.position.retain_loss_before
+    record.note(retain={"loss_after": after})
+    compared = "" if before is None else f", {before:.4f} before tuning ({after - before:+.4f})"
+    log.info(f"retain: loss {after:.4f}{compared}")
 
 
 def _compare_memory(prepared: Prepared, device: torch.device, record: RunRecord) -> None:
@@ -144,8 +179,8 @@ def _longest(prepared: Prepared) -> int:
 
 
 def _all_examples(prepared: Prepared) -> list[Examples]:
-    rest = [] if prepared.test is None else [prepared.test]
-    return [prepared.examples, *prepared.validation.values(), *rest]
+    others = [examples for examples in (prepared.test, prepared.retain) if examples is not None]
+    return [prepared.examples, *prepared.validation.values(), *others]
 
 
 def _go_on(checkpoint: Path | None, trainee: Trainee, saver: Saver, seed: int) -> Position:
@@ -200,6 +235,7 @@ def _loop(
         plan.tokens_per_micro_batch,
         prepared.validation,
         prepared.validation_samples,
+        prepared.retain,
     )
     fit = Fit(plan, auto=config.run.auto_fit)
     return Loop(config, prepared.examples, plan, fit, total, trainee, monitor, scorer, saver, stop, position)

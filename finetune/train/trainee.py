@@ -32,6 +32,7 @@ from finetune.train.opening import Opening
 from finetune.train.optimizer import make_optimizer, make_schedule
 from finetune.train.parallel.back_end import BackEnd
 from finetune.train.parallel.sharing import Sharing
+from finetune.train.rates import own_rates
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +76,7 @@ def make_trainee(
     set_seed(arguments.batches.seed)
     sharing = Sharing.of(config, model)
     tuned = load_tuned(config, model, device, sharing, precision)
+    _tell_of_router_loss(tuned, model)
     learns = sum(parameter.numel() for _, parameter in tuned.trainable())
     total = learns + sum(parameter.numel() for _, parameter in tuned.frozen())
     log.info(
@@ -94,7 +96,8 @@ def make_trainee(
         autocast_dtype=sharing.autocast_dtype(tuned),
         looks_always=vision if looks_always else None,
     )
-    optimizer = make_optimizer(arguments.optimizer, tuned.trainable(), config.run.master_weights)
+    rates = own_rates(config.run, tuned, arguments.optimizer.learning_rate)
+    optimizer = make_optimizer(arguments.optimizer, tuned.trainable(), config.run.master_weights, rates)
     schedule = make_schedule(arguments.schedule, optimizer, total_steps)
     back_end = sharing.back_end(objective, dict(tuned.trainable()), optimizer)
     if opening is not None:
@@ -160,6 +163,22 @@ def load_tuned(
     if precision is not None and precision.widened:
         return replace(tuned, base_dtype=DTYPES[NAMES[precision.stored]], computed_in=torch.float32)
     return tuned if sharing.kind == "replicated" else replace(tuned, base_dtype=sharing.dtype)
+
+
+def _tell_of_router_loss(tuned: Tuned, model: str) -> None:
+    """An auxiliary loss that a checkpoint asks for, and that is no part of the objective here.
+
+    It compares how often the experts are chosen over all tokens computed at once: no sum over tokens, so it
+    would change with the size of a micro-batch and the number of processes.
+    """
+    shape = tuned.base.config.get_text_config().to_dict()
+    if shape.get("output_router_logits"):
+        log.warning(
+            f"{model}: config.json: output_router_logits: true asks for the auxiliary loss of the router "
+            f"(router_aux_loss_coef {shape.get('router_aux_loss_coef')}); finetune trains without it, because "
+            "it depends on which conversations are computed together. Experts may be used less evenly where "
+            "routers learn; set it to false to say that you know"
+        )
 
 
 def _checkpoint_gradients(tuned: Tuned, config: Config, *, reentrant: bool) -> None:

@@ -54,7 +54,7 @@ class Family:
 
 
 FAMILIES = {
-    "glm4": Family("../../../finetune/model/glm4.jinja", "bytes", GLM, "<|endoftext|>"),
+    "glm4": Family("../../../configs/templates/glm4.jinja", "bytes", GLM, "<|endoftext|>"),
     "glm4-0414": Family("glm4_0414.jinja", "bytes", GLM, "<|endoftext|>"),
     "glm-z1": Family("glm_z1.jinja", "bytes", GLM, "<|endoftext|>", added=THINK),
     "glm4.5": Family("glm45.jinja", "bytes", GLM, "<|endoftext|>", added=TOOL_WORDS),

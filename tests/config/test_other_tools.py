@@ -30,7 +30,7 @@ lora_alpha                belongs under peft_config
 lora_dropout              belongs under peft_config
 lora_target               here it is peft_config.target_modules
 additional_target         here it is peft_config.modules_to_save
-loraplus_lr_ratio         all trained weights have one learning rate
+loraplus_lr_ratio         belongs under run
 use_rslora                belongs under peft_config
 use_dora                  belongs under peft_config
 pissa_init                finetune explain init_lora_weights lists the ways to start
@@ -115,7 +115,7 @@ num_epochs                here it is training_args.num_train_epochs
 optimizer                 here it is training_args.optim
 lr_scheduler              here it is training_args.lr_scheduler_type
 cosine_min_lr_ratio       here it is training_args.lr_scheduler_kwargs
-embedding_lr              all trained weights have one learning rate
+embedding_lr              here it is run.embedding_learning_rate
 evals_per_epoch           here it is training_args.eval_steps
 saves_per_epoch           here it is training_args.save_steps
 eval_max_new_tokens       here it is training_args.generation_config.max_new_tokens
@@ -162,7 +162,7 @@ bnb_4bit_compute_dtype    here it is model_config.dtype
 freeze_parameters         here it is model_config.freeze
 freeze_vit                here it is model_config.freeze: [vision]
 target_regex              here it is peft_config.target_modules
-lorap_lr_ratio            all trained weights have one learning rate
+lorap_lr_ratio            here it is run.loraplus_lr_ratio
 max_epochs                here it is training_args.num_train_epochs
 eval_limit                here it is evaluation.limit
 eval_metric               here it is evaluation.metrics
@@ -178,9 +178,9 @@ use_peft                  here it is peft_config.peft_type
 lora_task_type            here it is peft_config.task_type
 max_seq_length            here it is max_input_length and max_output_length
 truncation_mode           here it is data_config.overflow
-assistant_only_loss       what the assistant writes is learnt
-completion_only_loss      what the assistant writes is learnt
-train_on_responses_only   what the assistant writes is learnt
+assistant_only_loss       here it is data_config.train_on
+completion_only_loss      here it is data_config.train_on
+train_on_responses_only   here it is data_config.train_on
 packing_strategy          here it is run.tokens_per_micro_batch
 eval_packing              here it is run.tokens_per_micro_batch
 chat_template_path        here it is model_config.chat_template

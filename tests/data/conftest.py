@@ -1,16 +1,14 @@
 """GLM-4's chat template on a byte-level tokenizer: a token is a byte or a control token."""
 
-from pathlib import Path
-
 import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
-import finetune
 from finetune.chat.template import ChatTemplate
+from finetune.shipped import template_file
 
 CONTROLS = ["<|endoftext|>", "[gMASK]", "<sop>", "<|system|>", "<|user|>", "<|assistant|>", "<|observation|>"]
-GLM4 = Path(finetune.__file__).parent / "model" / "glm4.jinja"
+GLM4 = template_file("glm4")
 
 
 def byte_tokenizer() -> PreTrainedTokenizerFast:

@@ -3,6 +3,7 @@
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -251,3 +252,40 @@ def test_the_proof_also_asks_what_the_run_was_evaluated_on(base: Path, tmp_path:
     fixed, own = proof_prompts(template, None), proof_prompts(template, tmp_path)
     assert own[: len(fixed)] == fixed and len(own) == len(fixed) + 4
     assert own[-1].ids[: len(template.prompt(QUESTION))] == template.prompt(QUESTION)
+
+
+TIED: dict[str, tuple[dict[str, Any], bool]] = {
+    "tokens": ({"trainable_token_indices": [5, 6]}, True),
+    "tokens of the embeddings": ({"trainable_token_indices": {"embed_tokens": [5, 6]}}, True),
+    "other tokens of the head": ({"trainable_token_indices": {"embed_tokens": [5], "lm_head": [7]}}, False),
+    "embeddings in full": ({"modules_to_save": ["embed_tokens"]}, False),
+    "embeddings in full, tied": ({"modules_to_save": ["embed_tokens"], "ensure_weight_tying": True}, True),
+    "a low rank on embeddings": ({"target_modules": ["embed_tokens"]}, False),
+}
+"""What LoRA has besides; whether input and output embeddings are one matrix when merged."""
+
+
+@pytest.fixture(scope="module", params=["float32", "bfloat16"])
+def tied(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A base whose input and output embeddings are one matrix, as in most small models."""
+    folder = make_tiny(tmp_path_factory.mktemp("tied") / "base", tie_word_embeddings=True, **SHAPE)
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, request.param))
+    assert model.get_input_embeddings().weight is model.get_output_embeddings().weight
+    model.save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize("kind", TIED)
+@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning")
+def test_what_is_learnt_beside_tied_embeddings_merges_as_it_says(kind: str, tied: Path, tmp_path: Path) -> None:
+    options, one_matrix = TIED[kind]
+    adapter = save_adapter(tied, tmp_path / "adapter", LoraConfig(**{"target_modules": ["q_proj"], **options}))
+    done = merge(str(adapter), tmp_path / "merged")
+    assert done.proof.change > done.proof.error
+    model = AutoModelForCausalLM.from_pretrained(done.output)
+    assert model.config.tie_word_embeddings is one_matrix
+    assert (model.get_input_embeddings().weight is model.get_output_embeddings().weight) is one_matrix
+    base = AutoModelForCausalLM.from_pretrained(tied)
+    moved = (model.get_input_embeddings().weight != base.get_input_embeddings().weight).any(1).nonzero()
+    if "tokens" in kind:
+        assert moved.flatten().tolist() == ([5] if "other" in kind else [5, 6])

@@ -7,12 +7,16 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from transformers import PreTrainedTokenizerFast
 
+from finetune.chat.load import load_template
 from finetune.config.load import load_config
-from finetune.errors import DataError, FinetuneError, FolderInUseError, StorageError, TemplateError
+from finetune.errors import DataError, FinetuneError, FolderInUseError, StorageError
 from finetune.init.guess import Method
 from finetune.init.story import init
+from finetune.shipped import template_file
 from finetune.train.run import train
+from tests.chat.conftest import QWEN, train_tokenizer
 from tests.config.conftest import schema_mistakes
 from tests.seeing import make_seeing
 
@@ -79,10 +83,52 @@ def test_a_base_without_a_chat_template_gets_the_one_that_is_named(
 ) -> None:
     bare = shutil.copytree(small, tmp_path / "bare")
     template = (bare / "chat_template.jinja").rename(tmp_path / "mine.jinja")
-    with pytest.raises(TemplateError, match="no chat template"):
-        init(str(data), str(bare), tmp_path / "c.yaml", "lora")
     init(str(data), str(bare), tmp_path / "c.yaml", "lora", template)
     assert load_config(tmp_path / "c.yaml", data_dir=data).model.chat_template == str(template)
+    init(str(data), str(bare), tmp_path / "d.yaml", "lora", Path("chatml"))
+    assert "  chat_template: chatml " in (tmp_path / "d.yaml").read_text()
+
+
+def test_a_base_without_a_chat_template_gets_one_of_ours_and_trains_with_it(
+    small: Path, data: Path, tmp_path: Path
+) -> None:
+    bare = shutil.copytree(small, tmp_path / "bare")
+    (bare / "chat_template.jinja").unlink()
+    init(str(data), str(bare), tmp_path / "c.yaml", "full")
+    (line,) = [line for line in (tmp_path / "c.yaml").read_text().splitlines() if "chat_template" in line]
+    assert line.split("  # ") == [
+        f"{'  chat_template: glm4':34}",
+        "the checkpoint has none; the tokenizer has <|observation|>",
+    ]
+    overrides = [f"training_args.output_dir={tmp_path / 'run'}", "training_args.max_steps=1"]
+    run = train(data, str(bare), tmp_path / "c.yaml", "no", overrides)
+    saved = load_template(run / "checkpoint-1")
+    assert saved.source == template_file("glm4").read_text(encoding="utf-8")
+    generation = json.loads((run / "checkpoint-1" / "generation_config.json").read_text())
+    assert set(saved.stop_ids) <= set(generation["eos_token_id"])
+
+
+TOOLS = {
+    "messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}],
+    "tools": [{"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}],
+}
+
+
+def test_data_with_tools_gets_a_template_that_prints_them(small: Path, tmp_path: Path) -> None:
+    """A checkpoint whose template prints none, as many small ChatML models have it."""
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=train_tokenizer("bytes", QWEN), eos_token="<|im_end|>", pad_token="<|endoftext|>"
+    )
+    tokenizer.chat_template = template_file("chatml").read_text(encoding="utf-8")
+    tokenizer.save_pretrained(tmp_path / "model")
+    shutil.copy(small / "config.json", tmp_path / "model")
+    data = write(tmp_path / "train.jsonl", TOOLS, TOOLS)
+    init(str(data), str(tmp_path / "model"), tmp_path / "c.yaml", "lora")
+    (line,) = [line for line in (tmp_path / "c.yaml").read_text().splitlines() if "chat_template" in line]
+    assert "chat_template: chatml-tools" in line and "prints no tools, and the data has some" in line
+    plain = write(tmp_path / "plain.jsonl", {"messages": TOOLS["messages"]})
+    init(str(plain), str(tmp_path / "model"), tmp_path / "d.yaml", "lora")
+    assert "chat_template" not in (tmp_path / "d.yaml").read_text()
 
 
 def test_every_line_says_why_and_there_are_about_thirty(small: Path, data: Path, tmp_path: Path) -> None:

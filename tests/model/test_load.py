@@ -90,6 +90,14 @@ REFUSED: dict[str, tuple[Change, str]] = {
         weights(lambda tensors: tensors.update({"model.norm.weight": torch.ones(5)})),
         r"another shape than config.json says: model.norm.weight \[5\] instead of \[32\]",
     ),
+    "a NaN": (
+        weights(lambda tensors: tensors["model.layers.1.mlp.down_proj.weight"].view(-1)[7:9].fill_(torch.nan)),
+        r"not finite \(NaN or infinite\): model.layers.1.mlp.down_proj.weight \(2 of 1,536\); the checkpoint",
+    ),
+    "infinite embeddings": (
+        weights(lambda tensors: tensors["model.embed_tokens.weight"].fill_(-torch.inf)),
+        r"model.embed_tokens.weight \(10,240 of 10,240\)",
+    ),
     "half a weight file": (half, "a weight file is damaged: .*incomplete metadata"),
     "a weight file of nothing": (holds("model.safetensors", b""), "a weight file is damaged"),
     "a weight file of noise": (holds("model.safetensors", b"noise " * 50), "a weight file is damaged"),
@@ -167,6 +175,33 @@ def test_weights_that_no_layer_takes_are_told(
     said = capsys.readouterr().err
     assert "no part of the model, and are left out: model.layers.1." in said
     assert len(said.splitlines()) == 1
+
+
+def test_the_largest_numbers_that_a_dtype_has_are_no_damage(small: Path, tmp_path: Path) -> None:
+    """Their sum is infinite."""
+    folder = shutil.copytree(small, tmp_path / "model")
+    largest = torch.finfo(torch.float32).max
+    weights(lambda tensors: tensors["model.norm.weight"].fill_(largest))(folder)
+    assert float(load(folder).model.norm.weight.detach().max()) == largest
+
+
+@pytest.mark.parametrize("quantization", ["nf4", "int8"])
+def test_a_nan_is_found_also_where_quantizing_hides_it(quantization: str, small: Path, tmp_path: Path) -> None:
+    pytest.importorskip("bitsandbytes")
+    folder = shutil.copytree(small, tmp_path / "model")
+    name = "model.layers.0.self_attn.q_proj.weight"
+    weights(lambda tensors: tensors[name].view(-1)[3:4].fill_(torch.nan))(folder)
+    with pytest.raises(ModelError, match=rf"{name} \(1 of 1,024\)"):
+        load(folder, quantization=quantization)
+
+
+def test_a_nan_is_found_in_a_model_that_is_to_be_taken_apart(small: Path, tmp_path: Path) -> None:
+    from finetune.model.mapped import map_base
+
+    folder = shutil.copytree(small, tmp_path / "model")
+    weights(lambda tensors: tensors["model.norm.weight"][:1].fill_(torch.nan))(folder)
+    with pytest.raises(ModelError, match=r"model.norm.weight \(1 of 32\)"):
+        map_base(str(folder), ModelConfig())
 
 
 @pytest.mark.parametrize(("kind", "layer"), [("nf4", "Linear4bit"), ("int8", "Linear8bitLt")])

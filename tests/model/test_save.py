@@ -16,7 +16,7 @@ from finetune.data.encode import Example
 from finetune.model.attention import FLAT
 from finetune.model.batch import collate
 from finetune.model.head import SupervisedLoss
-from finetune.model.save import save_tuned
+from finetune.model.save import save_tuned, state_stops
 from finetune.model.tuning import Tuned, apply_tuning
 from tests.train.conftest import LORA, PREFIX
 
@@ -132,3 +132,25 @@ def test_an_adapter_folder_holds_nothing_to_run_and_no_empty_form(small: Path, t
         apply_tuning(AutoModelForCausalLM.from_pretrained(small), TUNING.validate_python(PLAIN)), tmp_path
     )
     assert {path.name for path in tmp_path.iterdir()} == {"adapter_config.json", "adapter_model.safetensors"}
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        (
+            {"eos_token_id": 2, "temperature": 0.5},
+            {"eos_token_id": [7, 2], "pad_token_id": 3, "temperature": 0.5},
+        ),
+        ({"eos_token_id": [2, 7, 9]}, {"eos_token_id": [2, 7, 9]}),
+        ({}, {"eos_token_id": [7, 2], "pad_token_id": 3}),
+        (None, {"eos_token_id": [7, 2], "pad_token_id": 3}),
+    ],
+)
+def test_a_whole_model_stops_where_its_template_ends_a_turn(
+    before: dict[str, Any] | None, after: dict[str, Any], tmp_path: Path
+) -> None:
+    file = tmp_path / "generation_config.json"
+    if before is not None:
+        file.write_text(json.dumps(before))
+    state_stops(tmp_path, [7, 2], 3)
+    assert json.loads(file.read_text()) == after

@@ -365,8 +365,8 @@ STEPS = (
         "signal-ignored",
         "a signal is not looked at after the step",
         "finetune/train/loop.py",
-        "        if asked is None or step == self.total_steps:\n",
-        "        if asked is None or step <= self.total_steps:\n",
+        "        if asked is None or self._ended:\n",
+        "        if asked is None or not self._ended:\n",
         (f"{RUN}::test_a_signal_saves_and_the_resumed_run_ends_as_if_nothing_had_been",),
     ),
     Mutant(
@@ -381,8 +381,8 @@ STEPS = (
         "order-of-world-size",
         "the order of the data depends on the number of processes",
         "finetune/data/plan.py",
-        "order = permutation(self.conversations, self.seed, epoch)",
-        "order = permutation(self.conversations, self.seed + self.world_size - 1, epoch)",
+        "order = order_of(self.conversations, self.seed, epoch)",
+        "order = order_of(self.conversations, (self.seed or 0) + self.world_size - 1, epoch)",
         ("tests/data/test_plan.py::test_world_size_and_budget_change_where_never_which",),
     ),
     Mutant(

@@ -27,6 +27,7 @@ from finetune.data.reading.intake import Intake, folder_of, resolve_file
 from finetune.data.reading.record import Malformed, Record
 from finetune.data.reading.records import files_by_split, files_for, stray_files
 from finetune.data.reading.splits import Split
+from finetune.data.spelt import Spelt
 from finetune.data.stream import encoded
 from finetune.errors import DataError
 
@@ -175,8 +176,10 @@ class _Survey:
     def _encode(
         self, looked_at: Iterator[tuple[tuple[Record, int], Source]], report: FileReport, template: ChatTemplate
     ) -> None:
+        spelt = Spelt(template)
         encoder = Encoder(template, _WITHOUT_LIMIT, self.config.data_config.train_on)
         for (record, place), source, outcome in encoded(encoder, looked_at):
+            spelt.look_at(record, source)
             if isinstance(outcome, REFUSALS):
                 self.unspelt[place] = refused(record, outcome)
                 self._refuse(self.unspelt[place], report)
@@ -184,6 +187,8 @@ class _Survey:
                 fate = self._measure(record, source, outcome, report)
                 assert report.ledger is not None
                 report.ledger.count(fate)
+        for finding in spelt.findings():
+            self.findings.add(finding)
 
     def _measure(self, record: Record, source: Source, whole: Encoded, report: FileReport) -> Fate:
         """Note the conversation's tokens, and what becomes of it under the limit."""

@@ -15,7 +15,7 @@ from typing import Any
 from finetune.chat.messages import Accepted, Conversation, Image, Message, Role, Tool, ToolCall
 from finetune.data.reading.fields import WrongRecordError, decoded, json_kind, text_of
 from finetune.data.reading.image_parts import content_of_parts, own_images, with_images
-from finetune.data.reading.marks import is_learnt
+from finetune.data.reading.marks import weight_of
 from finetune.data.reading.raw_calls import calls_in_text
 from finetune.data.reading.tools import accepted_calls, call_arguments, tool_call, tool_list
 from finetune.data.reading.turn import Turn
@@ -106,8 +106,8 @@ def _message(turn: Turn, declared: Sequence[str] | None) -> Message | None:
         return None
     if role in ("user", "assistant") and not (calls or images or reasoning or content.strip()):
         raise turn.wrong("E205", f" ({role}) is empty; write its content or leave the record out", "content")
-    accepted = _accepted(turn, len(calls))
-    return Message(role, content, calls, reasoning, images, is_learnt(turn, role), turn.at, accepted)
+    weight, accepted = weight_of(turn, role), _accepted(turn, len(calls))
+    return Message(role, content, calls, reasoning, images, weight > 0, weight or 1.0, turn.at, accepted)
 
 
 def _content(turn: Turn) -> tuple[str, tuple[Image, ...]]:

@@ -102,17 +102,19 @@ class Monitor:
         learning_rate: float,
         tokens: int,
         supervised_tokens: int,
+        weight: float | None = None,
         peak_memory_bytes: int,
     ) -> None:
         """Take note of a finished optimizer step; `step` counts from 1.
 
         `loss` is the step's mean over its supervised tokens; token counts are those of all ranks together.
+        `weight`: what its supervised tokens count; None: each of them 1.
         """
         if not self._speaks:
             return
         work = Work(self._clock.lap(), tokens, supervised_tokens)
         self._recent.append(work)
-        self._window.add(work, loss)
+        self._window.add(work, loss, supervised_tokens if weight is None else weight)
         self._smooth(loss)
         speed, supervised_speed = rates(self._recent)
         reading = Reading(

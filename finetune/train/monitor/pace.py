@@ -28,18 +28,19 @@ class Window:
     def __init__(self) -> None:
         self.steps = 0
         self._work: list[Work] = []
-        self._loss_sum = 0.0
+        self._loss_sum = self._weight = 0.0
 
-    def add(self, work: Work, loss: float) -> None:
+    def add(self, work: Work, loss: float, weight: float) -> None:
+        """`loss`: the mean over tokens that count `weight` together."""
         self.steps += 1
         self._work.append(work)
-        self._loss_sum += loss * work.supervised
+        self._loss_sum += loss * weight
+        self._weight += weight
 
     @property
     def loss(self) -> float:
         """Sum over tokens, not mean of means: a step of few tokens weighs little."""
-        supervised = sum(work.supervised for work in self._work)
-        return self._loss_sum / supervised if supervised else float("nan")
+        return self._loss_sum / self._weight if self._weight else float("nan")
 
     def as_line(self, reading: Reading) -> dict[str, float]:
         tokens_per_second, supervised_per_second = rates(self._work)
