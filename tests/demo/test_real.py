@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from finetune.demo.real_things import BFCL
+from finetune.shipped import template_file
 
 pytestmark = pytest.mark.nightly
 
@@ -49,12 +50,10 @@ def write_leaderboard(folder: Path) -> None:
 
 
 def write_model(folder: Path) -> Path:
-    from finetune.config.files import find_shipped
     from finetune.model.tiny import bpe_tokenizer
     from tests.families import tiny
 
-    template = find_shipped("templates/chatml-tools.jinja")
-    assert template is not None
+    template = template_file("chatml-tools")
     special = ("<|im_end|>", "<|im_start|>", "[gMASK]", "<sop>")
     tokenizer = bpe_tokenizer([template.read_text(), *CITIES], 400, special, template.read_text())
     model = tiny("llama", vocab_size=448, eos_token_id=tokenizer.eos_token_id)
