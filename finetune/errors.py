@@ -44,6 +44,14 @@ class TemplateError(FinetuneError):
         self.at = at
 
 
+class UnreadVariableError(TemplateError):
+    """A chat template does not read a variable that it is given (`chat_template_kwargs`)."""
+
+    def __init__(self, reason: str, key: str) -> None:
+        super().__init__(reason)
+        self.key = key
+
+
 class NoTemplateError(TemplateError):
     """The checkpoint has no chat template at all."""
 

@@ -100,6 +100,11 @@ def _without_thoughts(rest: str, reasoning: str, marks: Marks) -> str:
     return rest
 
 
+def empty_thoughts(turn: str, marks: Marks) -> int:
+    """Characters of the empty thoughts that a turn begins with, white space around them included; 0: none."""
+    return len(turn) - len(_without_thoughts(turn, "", marks))
+
+
 def _behind_opened(prompt: str, rest: str, body: str, reasoning: str, marks: Marks) -> str:
     """The thoughts and their end behind a prompt that has opened them, then the answer."""
     if rest.lstrip("\n").startswith(_closings(marks)):

@@ -16,7 +16,7 @@ from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from finetune.errors import TemplateError
+from finetune.errors import TemplateError, UnreadVariableError
 
 # What `strftime_now` tells. A moving clock would make two encodings of one record differ; this is the date
 # that Llama's own templates fall back to where there is no clock.
@@ -167,17 +167,15 @@ def with_defaults(source: str, values: Mapping[str, Any], *, name: str) -> str:
     """`source` in which the variables that it reads have `values`, unless whoever renders it sets them.
 
     A line of Jinja at the top, so that the value goes wherever the template goes: into checkpoints, servers,
-    other libraries. Raises TemplateError for a name that the template does not read.
+    other libraries. Raises UnreadVariableError for a name that the template does not read.
     """
     if not values:
         return source
     own = _own_variables(source, name)
     for key in values:
         if key not in own:
-            raise TemplateError(
-                f"{name}: the chat template reads no {key!r} from model_config.chat_template_kwargs; "
-                + (f"it reads {', '.join(own)}" if own else "it reads none")
-            )
+            what = f"{name}: the chat template reads no {key!r} from model_config.chat_template_kwargs; "
+            raise UnreadVariableError(what + (f"it reads {', '.join(own)}" if own else "it reads none"), key)
     lines = (f"{{% set {key} = {key} if {key} is defined else {_literal(values[key])} %}}" for key in values)
     return "".join(lines) + "\n" + source
 

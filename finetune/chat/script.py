@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from finetune.chat.continuation import Marks, Prompt, agreed, continuation
+from finetune.chat.continuation import Marks, Prompt, agreed, continuation, empty_thoughts
 from finetune.chat.controls import Controls
 from finetune.chat.dialects import spell
 from finetune.chat.habits import Habits
@@ -45,14 +45,21 @@ class Transcript:
 class Script:
     """One conversation in a template's dicts; all its text is marked (see controls.py).
 
+    without_empty: the messages whose turn begins behind the empty thoughts that the template gives them.
     Raises TemplateError at birth where the template would leave a part of it out.
     """
 
     def __init__(
-        self, conversation: Conversation, jinja: JinjaTemplate, habits: Habits, controls: Controls
+        self,
+        conversation: Conversation,
+        jinja: JinjaTemplate,
+        habits: Habits,
+        controls: Controls,
+        without_empty: frozenset[int] = frozenset(),
     ) -> None:
         _refuse_losses(conversation, habits, jinja)
         self._jinja, self._habits, self._controls = jinja, habits, controls
+        self._without_empty = without_empty
         guarded = controls.guard_conversation(conversation)
         groups, self._tools = spell(habits.spelling, habits.wishes, guarded.messages, guarded.tools)
         self.messages = guarded.messages
@@ -76,7 +83,8 @@ class Script:
         """The prompt of `turn` and what the model writes there, the only turn that is trained."""
         prompt = self.prompt(turn)
         written, stop = self.written(turn)
-        place = Turn(turn, len(prompt.text), len(prompt.text) + len(written), stop)
+        start = len(prompt.text) + self._skipped(turn, written)
+        place = Turn(turn, start, len(prompt.text) + len(written), stop)
         return Transcript(prompt.text + written, (place,), frozenset([turn]), prompt.images)
 
     def follow(self, turns: Sequence[int], trained: frozenset[int] = frozenset()) -> Transcript | None:
@@ -91,9 +99,13 @@ class Script:
             if not prompt.startswith(text) or (written := self._written(i, prompt)) is None:
                 return None
             text = prompt + written[0]
-            places.append(Turn(i, len(prompt), len(text), written[1]))
+            places.append(Turn(i, len(prompt) + self._skipped(i, written[0]), len(text), written[1]))
         self._refuse_unprinted(text, turns[-1])
         return Transcript(text, tuple(places), trained, self._images(turns[-1]))
+
+    def _skipped(self, i: int, written: str) -> int:
+        """Characters at the head of turn `i` that are not for the model to write."""
+        return empty_thoughts(written, self._habits.marks) if i in self._without_empty else 0
 
     def _images(self, count: int) -> tuple[Image, ...]:
         return tuple(image for message in self.messages[:count] for image in message.images)

@@ -16,8 +16,8 @@ from finetune.chat.habits import ANSWER_FRAME, Habits
 from finetune.chat.messages import Conversation, Message
 from finetune.errors import TemplateError
 
-Thinking = Literal["train", "drop"]
-"""What becomes of the thoughts in training data."""
+Thinking = Literal["train", "drop", "skip-empty"]
+"""What becomes of the thoughts in training data; `skip-empty`: as `train`, but for those that no record has."""
 
 _INLINE = re.compile(r"\s*<think>(.*?)</think>\s*(.*)", re.DOTALL)
 _BEHIND_OPENED = re.compile(r"((?:(?!</?think>).)*)</think>\s*((?:(?!</?think>).)*)", re.DOTALL)
@@ -34,6 +34,21 @@ def settle_thoughts(conversation: Conversation, habits: Habits, thinking: Thinki
     if habits.thinks:
         return _each_answer(conversation, lambda _, message: apart(message, habits))
     return conversation
+
+
+def thoughtless(conversation: Conversation) -> frozenset[int]:
+    """The assistant's messages that have no thoughts, not even empty ones: a template may write some itself."""
+    return frozenset(
+        turn for turn in conversation.assistant_turns() if thoughts_of(conversation.messages[turn]) is None
+    )
+
+
+def thoughts_of(message: Message) -> str | None:
+    """A message's thoughts, in their field or inline; empty ones are a text of no length, none are None."""
+    if message.reasoning:
+        return message.reasoning.strip()
+    found = _INLINE.fullmatch(message.content)
+    return None if found is None else found[1].strip()
 
 
 def apart(message: Message, habits: Habits) -> Message:

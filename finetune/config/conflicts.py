@@ -35,6 +35,7 @@ def find_conflicts(
     """All conflicts of a configuration whose sections are each valid."""
     return [
         *_evaluation_without_data(data, args),
+        *_learns_what_is_skipped(data),
         *_best_checkpoint(args),
         *_metric_of_one_file(data, args),
         *_best_steps(args),
@@ -72,6 +73,14 @@ def _evaluation_without_data(files: DataConfig, args: TrainingArgs) -> Iterator[
         key = "eval_strategy" if evaluation.eval_strategy != "no" else "eval_on_start"
         yield Conflict(
             (*_args(key), "data_config.val_file"), "there is nothing to evaluate on; give data_config.val_file"
+        )
+
+
+def _learns_what_is_skipped(data: DataConfig) -> Iterator[Conflict]:
+    if data.thinking == "skip-empty" and data.train_on == "everything":
+        yield Conflict(
+            ("data_config.thinking", "data_config.train_on"),
+            "skip-empty leaves empty thoughts as context, and train_on: everything learns them too; remove one",
         )
 
 

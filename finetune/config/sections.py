@@ -106,8 +106,11 @@ class DataConfig(Section):
     train_on: Literal["all", "last", "everything"] = "all"
     """Learn every assistant turn of a conversation, the last one only, or everything: prompts, too."""
 
-    thinking: Literal["train", "drop"] = "train"
-    """Thoughts (`reasoning_content`, or `<think>…</think>` before an answer): learn them, or leave them out."""
+    assistant_first: Literal["train", "context", "drop"] = "train"
+    """Turns of the assistant before the first user's: learn them, only show them, or leave them out."""
+
+    thinking: Literal["train", "drop", "skip-empty"] = "train"
+    """Learn thoughts, leave them out, or `skip-empty`: empty ones that only the template writes are context."""
 
     overflow: Literal["drop", "truncate-left", "error"] = "drop"
     """What becomes of a conversation longer than max_input_length + max_output_length; always counted."""

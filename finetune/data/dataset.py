@@ -18,7 +18,7 @@ from finetune.data.reading.formats import PlainText
 from finetune.data.reading.intake import Intake, content_hash, raise_problems, resolve_file
 from finetune.data.reading.records import Malformed
 from finetune.data.reading.splits import Split
-from finetune.errors import DataError, TrainingError
+from finetune.errors import DataError, TrainingError, UnreadVariableError
 
 __all__ = [
     "Examples",
@@ -55,15 +55,19 @@ class _Part:
 def template_under(config: Config, model: str) -> ChatTemplate:
     """The chat template of `model` as a configuration wants it."""
     named = config.model.chat_template
-    return load_template(
-        model,
-        chat_template=None if named is None else Path(named),
-        trust_remote_code=config.model.trust_remote_code,
-        options=config.model.chat_template_kwargs,
-        thinking=config.data_config.thinking,
-        max_image_tokens=config.data_config.max_image_tokens,
-        special_tokens_in_text=config.data_config.special_tokens_in_text,
-    )
+    try:
+        return load_template(
+            model,
+            chat_template=None if named is None else Path(named),
+            trust_remote_code=config.model.trust_remote_code,
+            options=config.model.chat_template_kwargs,
+            thinking=config.data_config.thinking,
+            max_image_tokens=config.data_config.max_image_tokens,
+            special_tokens_in_text=config.data_config.special_tokens_in_text,
+        )
+    except UnreadVariableError as error:
+        place = config.origins.get(f"model_config.chat_template_kwargs.{error.key}")
+        raise UnreadVariableError(f"{place}: {error}", error.key) if place else error from None
 
 
 def load_examples(
@@ -95,7 +99,16 @@ def _key(
     parts: Sequence[_Part], data_config: DataConfig, template: ChatTemplate, max_length: int
 ) -> dict[str, object]:
     """Everything that examples depend on."""
-    named = ("format", "columns", "train_on", "overflow", "on_bad_record", "image_roots", "allow_remote_images")
+    named = (
+        "format",
+        "columns",
+        "assistant_first",
+        "train_on",
+        "overflow",
+        "on_bad_record",
+        "image_roots",
+        "allow_remote_images",
+    )
     return {
         "files": [[str(part.path), part.sha256, part.share.weight, part.share.limit] for part in parts],
         "data_config": {name: getattr(data_config, name) for name in named},

@@ -183,10 +183,14 @@ def _by_size(records: int, steps: Mapping[int, int], otherwise: int) -> int:
 _RATES: Mapping[Method, tuple[str, str]] = {
     "lora": ("5e-4", "5e-3"),
     "qlora": ("2e-4", "5e-3"),
-    "p-tuning": ("5e-4", "2e-2"),
+    "p-tuning": ("1e-2", "3e-2"),
     "full": ("5e-5", "1e-3"),
 }
-"""Method -> learning rate of a large model, and of a small one: those of configs/ and configs/tiny."""
+"""Method -> learning rate of a large model, and of a small one: those of configs/ and configs/tiny.
+
+A prefix wants larger steps than the 5e-4 of GLM-4's YAML and its 3,000 steps: its keys are numbers around 2
+(docs/experiments.md).
+"""
 
 
 def _steps(survey: Survey, method: Method) -> Iterator[Guess]:

@@ -1,10 +1,14 @@
 """Thoughts: in a field or in the text, trained or dropped, opened by a prompt or switched off."""
 
+import json
+
 import pytest
 
 from finetune.chat.load import load_template
 from finetune.chat.messages import Conversation, Message, ToolCall
 from finetune.chat.template import ChatTemplate
+from finetune.config.schema import Config, DataConfig
+from finetune.data.checking.check import check_data
 from finetune.errors import TemplateError
 
 THINKERS = ["glm-z1", "glm4.1v", "glm4.5", "glm4.6", "glm4.7", "qwen3", "deepseek-r1"]
@@ -242,3 +246,84 @@ def test_text_beside_a_call_is_refused_where_the_template_drops_it(family):
     for name in ("llama3", "mistral"):
         with pytest.raises(TemplateError, match=r"message 2: .* does not print the text beside tool calls"):
             family(name).render(spoken)
+
+
+EMPTY = {
+    # family: what is learnt of "a" by default, and with skip-empty
+    "qwen3": ("<think>\n\n</think>\n\na<|im_end|>", "a<|im_end|>"),
+    "glm4.5": ("\n<think></think>\na<|user|>", "a<|user|>"),
+    "deepseek-r1": ("\n</think>\n\na<｜end▁of▁sentence｜>", "a<｜end▁of▁sentence｜>"),
+}
+
+
+@pytest.mark.parametrize("name", EMPTY)
+def test_an_empty_thought_of_the_template_s_own_can_be_context(family, name):
+    template = family(name)
+    by_default, skipped = EMPTY[name]
+    assert trained(template, said("a")) == [by_default]
+    skipping = variant(template, thinking="skip-empty")
+    assert trained(skipping, said("a")) == [skipped]
+    one, other = template.render(said("a"))[0], skipping.render(said("a"))[0]
+    # what the model reads is the same; a line break of the prompt and one of the thought may be one token now
+    assert template.tokenizer.decode(one.input_ids) == template.tokenizer.decode(other.input_ids)
+
+
+@pytest.mark.parametrize("name", EMPTY)
+@pytest.mark.parametrize("message", [{"content": "a", "reasoning": "t"}, {"content": "<think></think>a"}])
+def test_thoughts_of_the_data_are_learnt_even_where_they_are_empty(family, name, message):
+    template = family(name)
+    assert variant(template, thinking="skip-empty").render(said(**message)) == template.render(said(**message))
+
+
+@pytest.mark.parametrize("name", EMPTY)
+def test_of_several_turns_each_leaves_its_own_empty_thought_out(family, name):
+    turns = (ASKED, Message("assistant", "a"), ASKED, Message("assistant", " b", reasoning="t"))
+    template, skipping = family(name), variant(family(name), thinking="skip-empty")
+    first, last = trained(skipping, Conversation(turns))
+    assert first == EMPTY[name][1]
+    assert last == trained(template, Conversation(turns))[-1]
+    assert [template.tokenizer.decode(one.input_ids) for one in skipping.render(Conversation(turns))] == [
+        template.tokenizer.decode(one.input_ids) for one in template.render(Conversation(turns))
+    ]
+
+
+@pytest.mark.parametrize("name", ["chatml", "llama3", "glm4"])
+def test_a_template_without_empty_thoughts_is_learnt_as_ever(family, name):
+    template = family(name)
+    assert variant(template, thinking="skip-empty").render(said("a")) == template.render(said("a"))
+
+
+@pytest.mark.parametrize(
+    ("family_name", "thinking", "shares"),
+    [
+        (None, "train", "40.0% with thoughts, 40.0% without thoughts, 20.0% with empty thoughts; data_config"),
+        (
+            "qwen3",
+            "train",
+            "40.0% with thoughts, 0.0% without thoughts, 60.0% with empty thoughts; data_config",
+        ),
+        ("qwen3", "skip-empty", "40.0% with thoughts, 40.0% without thoughts, 20.0% with empty thoughts"),
+        ("qwen3", "drop", "0.0% with thoughts, 0.0% without thoughts, 100.0% with empty thoughts"),
+        ("chatml", "drop", None),
+    ],
+)
+def test_the_share_of_learnt_turns_with_thoughts_is_told(family_name, thinking, shares, family, tmp_path):
+    answers = [
+        {"content": "a", "reasoning_content": "t"},
+        {"content": "<think>t</think>b"},
+        {"content": "c"},
+        {"content": "d"},
+        {"content": "<think>\n\n</think>\n\ne"},
+        {"content": "not learnt", "reasoning_content": "t", "train": False},
+    ]
+    rows = [[{"role": "user", "content": "q"}, {"role": "assistant"} | answer] for answer in answers]
+    path = tmp_path / "thoughts.jsonl"
+    path.write_text("".join(json.dumps({"messages": messages}) + "\n" for messages in rows))
+    config = Config(data_config=DataConfig(train_file=str(path), thinking=thinking))
+    plain = None if family_name is None else family(family_name)
+    template = plain and ChatTemplate(plain.tokenizer, plain.source, thinking=thinking)
+    told = [
+        line for line in check_data(str(path), template, config).lines() if line.startswith("learnt turns: ")
+    ]
+    assert [line.startswith(f"learnt turns: {shares}") for line in told] == ([] if shares is None else [True])
+    assert all(("skip-empty" in line) == (thinking == "train") for line in told)

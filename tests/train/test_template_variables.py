@@ -49,6 +49,7 @@ def test_a_variable_that_the_template_does_not_read_is_refused_before_anything_i
     small: Path, data: Path, configure: Configure, tmp_path: Path
 ) -> None:
     config = with_template(configure(LORA), enable_thinkin=False)
-    with pytest.raises(TemplateError, match="reads no 'enable_thinkin'"):
+    line = config.read_text().splitlines().index("    enable_thinkin: false") + 1
+    with pytest.raises(TemplateError, match=rf"^{config}:{line}: .*reads no 'enable_thinkin'"):
         train(data, str(small), config)
     assert not (tmp_path / "out" / "run.json").exists()

@@ -15,6 +15,7 @@ import numpy as np
 from finetune.chat.messages import ROLES, Conversation
 from finetune.chat.template import ChatTemplate
 from finetune.config.schema import Config, DataConfig
+from finetune.data.checking import thoughts
 from finetune.data.checking.findings import Findings
 from finetune.data.checking.fingerprints import Fingerprints, Repetition
 from finetune.data.checking.report import CheckReport, FileReport
@@ -165,6 +166,8 @@ class _Survey:
         self.fingerprints.add(text, record.line)
         self.writing.add(text)
         report.count(source)
+        if self.template is None and isinstance(source, Conversation):
+            report.thoughts.update(thoughts.in_data(source, self.config.data_config.train_on))
         for remark in review(source):
             self.findings.add(record.malformed(remark.code, remark.message, remark.path))
 
@@ -193,7 +196,10 @@ class _Survey:
     def _measure(self, record: Record, source: Source, whole: Encoded, report: FileReport) -> Fate:
         """Note the conversation's tokens, and what becomes of it under the limit."""
         assert self.template is not None
-        tokens, (_, fate) = report.measure(whole, self.template.sight), whole
+        tokens, (examples, fate) = report.measure(whole, self.template.sight), whole
+        if isinstance(source, Conversation):
+            train_on = self.config.data_config.train_on
+            report.thoughts.update(thoughts.as_learnt(source, examples, self.template, train_on))
         if fate == "no_answer" and isinstance(source, Conversation) and source.assistant_turns():
             reason = "every assistant turn is marked as not to be learnt: training leaves the record out"
             self.findings.add(record.malformed("W505", reason))
@@ -218,6 +224,7 @@ class _Survey:
             repeated=np.array(repeated, dtype=np.int64),
             unspelt=self.unspelt,
             limit=self.limit,
+            thinking=self.config.data_config.thinking,
         )
 
     def _repetitions(self) -> Iterator[Repetition]:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from finetune.chat.messages import Conversation, Message
 from finetune.chat.sight import Sight
+from finetune.data.checking import thoughts
 from finetune.data.checking.findings import Findings
 from finetune.data.encode import Encoded, Source, turn_lengths
 from finetune.data.ledger import Ledger
@@ -24,7 +25,8 @@ class FileReport:
 
     split: training, validation or test. With a template also: the ledger; `lengths` and `answers`, how many
     conversations and how many learnt turns have so many tokens; `pictures`, likewise; `tokens`, and those of
-    them that are `learnt`.
+    them that are `learnt`. thoughts: learnt turns with, without and with empty ones, with a template as they
+    would be taught.
     """
 
     path: str
@@ -39,6 +41,7 @@ class FileReport:
     pictures: Counter[int] = field(default_factory=Counter)
     learnt: int = 0
     tokens: int = 0
+    thoughts: Counter[str] = field(default_factory=Counter)
 
     def count(self, source: Source) -> None:
         """Add what a good record holds."""
@@ -119,6 +122,7 @@ class CheckReport:
     repeated: NDArray[np.int64]
     unspelt: Mapping[int, Malformed]
     limit: int
+    thinking: str = "train"
 
     @property
     def rows(self) -> int:
@@ -165,6 +169,12 @@ class CheckReport:
         return sum((file.pictures for file in self.files), Counter[int]())
 
     @property
+    def thoughts(self) -> Counter[str]:
+        """Learnt turns with thoughts, without, and with empty ones, of the files for training."""
+        training = [file.thoughts for file in self.files if file.split == "training"]
+        return sum(training, Counter[str]())
+
+    @property
     def supervised(self) -> float:
         """The share of all tokens that a model would learn to write."""
         return sum(file.learnt for file in self.files) / max(1, self._tokens)
@@ -179,6 +189,8 @@ class CheckReport:
         if self.writing:
             shares = ", ".join(f"{share:.1%} {name}" for name, share in self.writing.items())
             lines.append(f"letters: {shares}")
+        if told := thoughts.line(self.thoughts, self.thinking):
+            lines.append(told)
         return [*lines, *self._token_lines(), self._verdict()]
 
     def _token_lines(self) -> list[str]:
@@ -221,6 +233,10 @@ class CheckReport:
         if self.lengths:
             described |= {"lengths": _named(self.lengths), "answers": _named(self.answers)}
             described |= {"supervised_share": self.supervised, "limit": self.limit}
+        if turns := self.thoughts:
+            described["thoughts"] = {
+                kind: turns[kind] for kind in (thoughts.SOME, thoughts.NONE, thoughts.EMPTY)
+            }
         if pictures := self._picture_tokens():
             described["image_tokens"] = pictures
         return described
