@@ -51,10 +51,11 @@ def _reader(
         after_text = rest[: start(rest)]
     elif before.strip():
         after_text = before
+    apart = r"(?<!\w)" if ahead.startswith(ANY_NAME) else ""  # nothing but white space stands between
     return CallReader(
         form,
         re.compile(r"\s*+" + pattern(before.lstrip()) + f"(?={ahead})"),
-        None if after_text is None else re.compile((pattern(after_text.lstrip()) or r"\s") + f"(?={ahead})"),
+        None if after_text is None else re.compile((pattern(after_text.lstrip()) or apart) + f"(?={ahead})"),
         re.compile(r"\A\s*+" + pattern(lead.lstrip(), groups=False) if lead.strip() else r"\A(?!)"),
         several,
     )
@@ -180,7 +181,8 @@ def _keyed_calls(probes: Probes) -> CallReader | None:
         return None
     first_key = agreed(*(piece.partition(KEY)[0] for piece in [*pieces, *probes.several(ARGUMENTS)]))
     numbers = _around(probes, 70417, "70417")
-    if first_key is None or numbers is None:
+    is_dict = (first_key or "").endswith(("{'", '{"'))  # Python prints it; the template wants JSON as a text
+    if first_key is None or is_dict or numbers is None:
         return None
     kinds = _value_kinds(probes, numbers)
     if kinds is None:

@@ -27,7 +27,7 @@ def layer_tensors(setup: Setup, load: Load) -> Mapping[str, Sequence[float]]:
     """What one layer keeps for the backward pass: of each tensor the bytes per token, by what it is of."""
     shape, narrow = setup.shape, setup.compute_bytes
     norm = [shape.hidden * FLOAT32]
-    if setup.method.kind == "full":  # its own weight learns, from what it was multiplied with
+    if setup.method.kind == "full" and not is_lean(setup):  # its own weight learns, from what it multiplies
         norm.append(shape.hidden * setup.residual_bytes)
     return {
         "norms": norm * 2,
@@ -35,9 +35,15 @@ def layer_tensors(setup: Setup, load: Load) -> Mapping[str, Sequence[float]]:
         "queries": [shape.queries * narrow],
         **(_blockwise(setup, load) if is_blockwise(setup, load) else _one_by_one(setup, load)),
         "gate and up": [2 * shape.middle * narrow],
-        "gated": [shape.middle * narrow],
+        "gated": [0 if is_lean(setup) else shape.middle * narrow],
         "inputs": list(_inputs(setup)),
     }
+
+
+def is_lean(setup: Setup) -> bool:
+    """Whether norms and gated layers keep less, as `model.lean` has it, and attention only its result."""
+    wide = setup.compute_bytes == setup.residual_bytes == FLOAT32 and not setup.autocast
+    return setup.device == "cpu" and wide and setup.sharing in ("alone", "ddp")
 
 
 def is_blockwise(setup: Setup, load: Load) -> bool:
@@ -70,11 +76,20 @@ def _inputs(setup: Setup) -> Iterator[float]:
     """What the matrices that learn were given, and what an adapter made of it."""
     widths = {"attention": setup.shape.hidden, "output": setup.shape.queries}
     widths |= {"middle": setup.shape.hidden, "down": setup.shape.middle}
+    dropped = setup.method.kind == "lora" and setup.method.dropped
     for place, width in widths.items():
+        if is_lean(setup) and not dropped and _is_kept_elsewhere(setup, place):
+            continue
         for each in _copies(setup, INPUTS[place]):
             yield width * each
     if setup.method.kind == "lora":
         yield from [setup.method.r * setup.compute_bytes] * len(setup.method.adapted)
+
+
+def _is_kept_elsewhere(setup: Setup, place: str) -> bool:
+    """Whether lean layers make this input again, or keep it as the result of attention."""
+    remade = setup.method.kind == "lora" and setup.quantization is None
+    return (place == "output" and setup.method.kind in ("full", "lora")) or remade
 
 
 def tower_tensors(setup: Setup) -> Mapping[str, Sequence[float]]:

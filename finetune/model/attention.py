@@ -15,6 +15,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface, AttentionMaskInterface, PretrainedConfig, PreTrainedModel
 
 from finetune.model.blockwise import LONGEST, blockwise_attention
+from finetune.model.joined import is_joined, joined_attention
 
 Layout = Literal["flat", "single"]
 
@@ -66,7 +67,7 @@ def flat_attention(
         raise RuntimeError("flat attention needs the borders of the conversations, and takes no mask")
     longest = max(b - a for a, b in pairwise(borders))
     _refuse_unsupported(arguments, longest)
-    fast = None if dropout else _fast_attention(query, longest)
+    fast = None if dropout else _fast_attention(query, key, value, longest)
     if fast is not None:
         scaling = query.shape[3] ** -0.5 if scaling is None else scaling
         return fast(query, key, value, borders, scaling), None
@@ -77,7 +78,9 @@ def flat_attention(
     return torch.cat(rows, dim=2).transpose(1, 2), None
 
 
-def _fast_attention(query: torch.Tensor, longest: int) -> Attention | None:
+def _fast_attention(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, longest: int
+) -> Attention | None:
     """What computes all conversations of a row at once; None: torch's attention, one after the other."""
     narrow = query.dtype in (torch.bfloat16, torch.float16)
     if query.device.type == "cuda" and narrow and query.shape[3] <= _WIDEST_HEAD:
@@ -86,7 +89,7 @@ def _fast_attention(query: torch.Tensor, longest: int) -> Attention | None:
         return varlen_attention
     if query.device.type == "cpu" and query.dtype == torch.bfloat16 and longest <= LONGEST:
         return blockwise_attention
-    return None
+    return joined_attention if is_joined(query, key, value) else None
 
 
 def _attend(

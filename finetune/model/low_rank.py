@@ -1,7 +1,7 @@
 """LoRA (arXiv:2106.09685) on a linear layer as one function: y = x Wᵀ + s · (x Aᵀ) Bᵀ.
 
 Products are in the dtype of x, which is W's or wider; peft's own widens x to the dtype of A, and makes and adds
-two results of the size of y. What is kept for the backward pass is x, which the layer's neighbours keep anyhow,
+two results of the size of y. What is kept for the backward pass is x, or what it can be made of again (`lean`),
 and r values a token. Products with the low side come as (r, T): in that order they are fastest on CPUs.
 """
 
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from finetune.model.by_layer import is_by_layer, widened_linear
+from finetune.model.lean import Recipe, recipe_of
 
 
 class LowRankLinear(Linear):
@@ -27,7 +28,10 @@ class LowRankLinear(Linear):
             for layer in (self.get_base_layer(), self.lora_A[adapter], self.lora_B[adapter])
         )
         weights = (base.weight, base.bias, low.weight, high.weight)
-        result: Tensor = _Product.apply(x, self.lora_dropout[adapter](x), *weights, self.scaling[adapter])
+        recipe = recipe_of(x)
+        result: Tensor = _Product.apply(
+            x, self.lora_dropout[adapter](x), *weights, self.scaling[adapter], recipe
+        )
         return result
 
     def _plain_adapter(self, x: Tensor) -> str | None:
@@ -50,6 +54,7 @@ class _Product(torch.autograd.Function):
     """x (…, in) to (…, out): the layer of `weight` (out, in), beside it A `low` (r, in) and B `high` (out, r).
 
     dropped: x as the adapter sees it; x itself where there is no dropout. Weight and bias are frozen.
+    recipe: of x, which then need not be kept.
     """
 
     @staticmethod
@@ -62,20 +67,28 @@ class _Product(torch.autograd.Function):
         low: Tensor,
         high: Tensor,
         scaling: float,
+        recipe: Recipe | None,
     ) -> Tensor:
         seen = dropped.reshape(-1, dropped.shape[-1])
         narrow, scaled = low.to(x.dtype), (high * scaling).to(x.dtype)
         inner = narrow @ seen.t()
         y = widened_linear(x, weight, bias)
         y.view(-1, y.shape[-1]).addmm_(inner.t(), scaled.t())
-        ctx.save_for_backward(seen, weight, narrow, scaled, inner)
         ctx.apart, ctx.scaling, ctx.wide = dropped is not x, scaling, low.dtype
+        kept: tuple[Tensor, ...] = (seen,)
+        ctx.make = None
+        if recipe is not None and not ctx.apart:
+            ctx.make, ctx.shared, kept = recipe.make, recipe.shared, recipe.of
+            recipe.shared.users += 1
+        ctx.save_for_backward(weight, narrow, scaled, inner, *kept)
         return y
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, slope: Tensor) -> tuple[Tensor | None, ...]:
-        seen, weight, narrow, scaled, inner = ctx.saved_tensors
+        weight, narrow, scaled, inner, *kept = ctx.saved_tensors
+        seen = kept[0] if ctx.make is None else ctx.shared.take(ctx.make, *kept)
+        seen = seen.reshape(-1, seen.shape[-1])
         flat = slope.reshape(-1, slope.shape[-1])
         shape = (*slope.shape[:-1], seen.shape[-1])
         inner_slope = scaled.t() @ flat.t()
@@ -89,4 +102,4 @@ class _Product(torch.autograd.Function):
             of_x = of_x.view(shape)
         if ctx.apart and ctx.needs_input_grad[1]:
             of_dropped = (inner_slope.t() @ narrow).view(shape)
-        return of_x, of_dropped, None, None, of_low, of_high, None
+        return of_x, of_dropped, None, None, of_low, of_high, None, None

@@ -24,6 +24,7 @@ from finetune.estimate.precision import NAMES, Precision
 from finetune.model.attention import Layout
 from finetune.model.head import SupervisedLoss, is_direct
 from finetune.model.layout import choose_layout, use_layout
+from finetune.model.lean import keep_less
 from finetune.model.load import DTYPES, load_base
 from finetune.model.mapped import map_base
 from finetune.model.tuning import Tuned, apply_tuning, load_adapter
@@ -85,6 +86,8 @@ def make_trainee(
     if recompute:
         _checkpoint_gradients(tuned, config, reentrant=sharing.reentrant_checkpointing)
         _keep_others(tuned, recompute)
+    if device.type == "cpu" and sharing.kind == "replicated":
+        keep_less(tuned.model)
     vision = vision_of(tuned.base, sight)
     looks_always = sharing.weights or tower_learns(tuned.trainable())
     sharing.take_apart(tuned, device)

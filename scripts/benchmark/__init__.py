@@ -8,5 +8,6 @@ plain.py trl_sft.py llamafactory.py swift.py   a peer each, in a process (and a 
 tools.py     how each tool is started     harness.py   processes, watched from outside, in turns
 equality.py  do all compute the same?     limit.py     the machine's limit
 ladder.py    our features, one by one     generation.py   answers a second
+smollm2.py   the same on a real model in bfloat16, on a CPU: at defaults, in float32, and answers
 table.py     what is printed
 """

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch
 
+from scripts.benchmark import smollm2
 from scripts.benchmark.checks import check_all
 from scripts.benchmark.generation import measure
 from scripts.benchmark.harness import FailedRunError, Outcome, in_turns
@@ -50,6 +51,9 @@ def main(arguments: list[str] | None = None) -> None:
     torch.set_num_threads(asked.threads)
     with _folder(asked.keep) as folder:
         os.environ |= _environment(asked, folder)
+        if asked.real:
+            print("\n".join(smollm2.measure(asked, _wanted(asked), folder)))
+            return
         works = make_works(_wanted(asked), folder)
         results = [result for work in works if (result := _measured(asked, work)) is not None]
     if asked.json is not None:

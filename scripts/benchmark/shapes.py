@@ -59,6 +59,7 @@ class Shape:
 
 SHAPES = {
     "tiny": Shape(hidden=64, layers=2, heads=4, kv_heads=2, ffn=96, vocab=1_024),
+    "smollm2": Shape(hidden=576, layers=30, heads=9, kv_heads=3, ffn=1_536, vocab=49_152),
     "57m": Shape(hidden=512, layers=8, heads=8, kv_heads=2, ffn=1_536, vocab=32_000),
     "glm-4-9b": Shape(hidden=4_096, layers=40, heads=32, kv_heads=2, ffn=13_696, vocab=151_552),
 }

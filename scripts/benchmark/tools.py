@@ -18,7 +18,7 @@ OURS = "finetune"
 class Tool:
     """A peer: the module of this package that runs it, by which Python, with which flags.
 
-    `rows_per_step`: what a row of the tool is, None: a conversation, of which it takes the work's batch.
+    exact: on the copy of the model in float32.
     """
 
     name: str
@@ -26,10 +26,11 @@ class Tool:
     module: str
     flags: Mapping[str, Any] = field(default_factory=dict)
     python: str = sys.executable
+    exact: bool = False
 
     def command(self, work: Work, output: Path, *, check: bool = False) -> list[str]:
         job = Job(
-            model=str(work.exact_model if check else work.model),
+            model=str(work.exact_model if check or self.exact else work.model),
             adapter=None if work.adapter is None else str(work.adapter),
             virtual_tokens=VIRTUAL_TOKENS if work.method == "p-tuning" else None,
             rows=str(work.rows),

@@ -93,9 +93,15 @@ def make_works(wanted: Wanted, shared: Path) -> list[Work]:
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir()
         adapter = write_adapter(folder / "adapter", model, skeleton(tokenizer, wanted.shape), method)
-        _write_yaml(folder, data, wanted, method, adapter)
-        works.append(Work(wanted, shared, method, adapter, _write_rows(folder, shared, data)))
+        works.append(work_on(wanted, shared, method, adapter, data))
     return works
+
+
+def work_on(wanted: Wanted, shared: Path, method: str, adapter: Path | None, data: Path) -> Work:
+    """The work of one method on the model that lies in `shared`."""
+    folder = shared / method
+    _write_yaml(folder, data, wanted, method, adapter)
+    return Work(wanted, shared, method, adapter, _write_rows(folder, shared, data))
 
 
 def _enough(wanted: Wanted) -> int:

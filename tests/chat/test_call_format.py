@@ -49,6 +49,18 @@ SPELLINGS: dict[str, tuple[type, str, str]] = {
         '<call>{"name": "look_up", "arguments": "{\\"city\\": \\"Paris\\", \\"days\\": 2}"}</call>'
         '<call>{"name": "stop", "arguments": "{}"}</call>',
     ),
+    "JSON with nothing between": (
+        JsonCalls,
+        '{% for c in calls %}{"name": "{{ c.name }}", "parameters": {{ c.arguments | tojson }}}{% endfor %}',
+        '{"name": "look_up", "parameters": {"city": "Paris", "days": 2}}{"name": "stop", "parameters": {}}',
+    ),
+    "every value in quotation marks": (
+        KeyedCalls,
+        "[{% for c in calls %}{{ c.name }}({% for k in c.arguments %}"
+        "{{ k }}=\"{{ '%s' | format(c.arguments[k]) }}\""
+        "{% if not loop.last %}, {% endif %}{% endfor %}){% if not loop.last %}, {% endif %}{% endfor %}]",
+        '[look_up(city="Paris", days="2"), stop()]',
+    ),
     "a name and JSON": (
         NamedCalls,
         "{% for c in calls %}<|call|>{{ c.name }}<|id|>{{ c.id }}<|args|>"
@@ -250,6 +262,24 @@ def test_a_template_that_writes_one_call_a_turn_has_a_reader_of_one_call() -> No
     assert reader(f"{call}; {call}") is None
     assert reader(f"{call}\n{call}") is None
     assert reader(f"Look: {call}") is None
+
+
+def test_arguments_that_a_template_prints_as_they_are_are_given_as_json(family) -> None:
+    source = (
+        "{% for m in messages %}<|im_start|>{{ m.role }}\n{% if m.content %}{{ m.content }}{% endif %}"
+        "{% for c in m.tool_calls or [] %}"
+        '{"name": "{{ c.function.name }}", "arguments": {{ c.function.arguments }}}'
+        "{% if not loop.last %},{% endif %}{% endfor %}<|im_end|>\n{% endfor %}"
+        "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    )
+    template = ChatTemplate(family("chatml").tokenizer, source, name="odd.jinja")
+    (rendered,) = template.render(Conversation((Message("user", "q"), Message("assistant", "", TWO))))
+    written = rendered.input_ids[slice(*rendered.turns[0])]
+    assert template.visible(written) == (
+        '{"name": "look_up", "arguments": {"city": "Paris", "days": 2}},'
+        '{"name": "stop", "arguments": {}}<|im_end|>'
+    )
+    assert plain(template.parse(written).tool_calls) == plain(TWO)
 
 
 def test_text_that_has_a_frame_of_its_own_is_taken_out_of_it() -> None:
