@@ -16,7 +16,6 @@ from typing import Any
 from finetune.config.load import load_config
 from finetune.demo.real import write_data
 from finetune.disk import sha256_of
-from finetune.shipped import find_shipped
 from finetune.train.prepare import prepare
 from tests.real import things
 from tests.real.trl_peer import Job
