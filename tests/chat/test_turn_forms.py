@@ -286,9 +286,9 @@ def test_an_argument_printed_as_python_is_not_missed(made):
     template = made(
         TOOLS
         + "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}{% for c in m.tool_calls or [] %}"
-        "<tool_call>{{ c.function.name }}({{ c.function.arguments }})</tool_call>{% endfor %}<|im_end|>\n{% endfor %}"
-        + PROMPT
+        "<tool_call>{{ c.function.name }}({% for k, v in c.function.arguments.items() %}"
+        "{{ k }}={{ [v] }}{% endfor %})</tool_call>{% endfor %}<|im_end|>\n{% endfor %}" + PROMPT
     )
     calling = Message("assistant", tool_calls=(ToolCall("f", {"x": 'a\n"b"'}),))
     (written,) = trained(template, ASKED, calling, tools=(TOOL,))
-    assert written == "<tool_call>f({'x': 'a\\n\"b\"'})</tool_call><|im_end|>"
+    assert written == "<tool_call>f(x=['a\\n\"b\"'])</tool_call><|im_end|>"
