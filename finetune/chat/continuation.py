@@ -63,7 +63,7 @@ def continuation(prompt: str, through: str, reasoning: str, marks: Marks) -> str
     Thoughts (`reasoning`) are spelt here where the template prints them in no history, not even the last turn.
     """
     start = Prompt.of(prompt, marks)
-    if through.startswith(prompt) and _tells(through[len(prompt) :], reasoning, marks):
+    if through.startswith(prompt) and _tells(through[len(prompt) :], reasoning, start, marks):
         return through[len(prompt) :]
     rest = _behind(start, through)
     if rest is None or (start.state == "closed" and reasoning):
@@ -76,19 +76,25 @@ def continuation(prompt: str, through: str, reasoning: str, marks: Marks) -> str
     return _behind_opened(prompt, rest, body, reasoning, marks)
 
 
-def _tells(turn: str, reasoning: str, marks: Marks) -> bool:
-    """Does `turn` have its thoughts, closed? The word alone may stand anywhere."""
+def _tells(turn: str, reasoning: str, start: Prompt, marks: Marks) -> bool:
+    """Does `turn` have its thoughts, or an end of those that the prompt opened? Words may stand anywhere."""
     thought = re.escape(reasoning.strip())
-    return not thought or re.search(rf"{thought}\s*{re.escape(marks.tags[1])}", turn) is not None
+    if not thought and start.state != "opened":
+        return True
+    return any(re.search(rf"{thought}\s*{re.escape(closing)}", turn) for closing in _closings(marks))
 
 
 def _behind(start: Prompt, through: str) -> str | None:
     """What follows the prompt's header; its last line breaks may belong to the thoughts."""
     headers = [start.header] if start.state == "plain" else [start.header, start.header.rstrip("\n")]
+    if start.state == "opened" and through.startswith(start.text):
+        return through[len(start.text) :]
     for header in headers:
         if header and through.startswith(header):
             return through[len(header) :]
-    return None
+    shared = len(agreed(start.header, through))  # white space before the last marker may differ
+    header, rest = start.header[shared:].lstrip(), through[shared:].lstrip()
+    return rest[len(header) :] if header.strip() and rest.startswith(header) else None
 
 
 def _without_thoughts(rest: str, reasoning: str, marks: Marks) -> str:
@@ -122,8 +128,11 @@ def _closings(marks: Marks) -> tuple[str, ...]:
     return tuple({marks.tags[1], NO_MARKS.tags[1]} - {""})
 
 
-def learn_marks(prompt: str, plain: str, thinking: str, thought: str, said: str) -> Marks | None:
+def learn_marks(
+    prompt: str, plain: str, thinking: str, thought: str, said: str, *, answers: bool = True
+) -> Marks | None:
     """The marks around `thought` in `thinking`; `plain`: the same without it; `said` is what follows in both.
+    `answers`: that is text, and no part of a call.
 
     None where the thought is not printed, or not before `said`.
     """
@@ -132,12 +141,16 @@ def learn_marks(prompt: str, plain: str, thinking: str, thought: str, said: str)
     if not (printed and follows):
         return None
     closing = closing.removesuffix(_lead(prompt, plain.partition(said)[0], closing))
+    if not answers and (first := _TAG.search(closing)):  # a call has a lead of its own
+        closing = closing[: first.end()]
     header = agreed(plain, thinking)
     if not plain[len(header) :].startswith(said):  # `plain` has empty thoughts
         header = prompt
     opening = before.removeprefix(header) if before.startswith(header) else ""
-    if not opening.strip():
-        found = _LAST_TAG.search(before)
+    if not opening.strip() and (found := _LAST_TAG.search(before)):
+        opening = found[0]
+    if not opening.strip() and prompt.rstrip().endswith(closing.strip()):
+        found = _LAST_TAG_AND_WORD.search(prompt.rstrip().removesuffix(closing.strip()))
         opening = found[0] if found else ""
     return Marks(opening, closing, found=True) if opening.strip() and closing.strip() else None
 
@@ -145,12 +158,15 @@ def learn_marks(prompt: str, plain: str, thinking: str, thought: str, said: str)
 def _lead(prompt: str, plain: str, closing: str) -> str:
     """What stands before an answer without thoughts, and is no part of their `closing`."""
     shared = agreed(plain[::-1], closing[::-1])[::-1]
-    tag = _FIRST_TAG.search(shared)
-    lead = plain.removeprefix(prompt) if plain.startswith(prompt) else shared[tag.start() :] if tag else ""
-    return lead if closing.removesuffix(lead).strip() else ""  # `plain` may have empty thoughts
+    leads = [shared[tag.start() :] for tag in _TAG.finditer(shared)]
+    if plain.startswith(prompt):
+        leads = [plain.removeprefix(prompt), *leads]
+    # `plain` may have empty thoughts: their end is no part of what leads over to the answer.
+    return next((lead for lead in leads if closing.removesuffix(lead).strip()), "")
 
 
-_FIRST_TAG = re.compile(r"<[^<>\s]+>|\[[^\[\]\s]+\]")
+_TAG = re.compile(r"<[^<>\s]+>|\[[^\[\]\s]+\]")
+_LAST_TAG_AND_WORD = re.compile(r"<[^<>\s]+>\w+\s*\Z")
 _LAST_TAG = re.compile(r"(?:<[^<>\s]+>|\[[^\[\]\s]+\])\s*\Z")
 
 

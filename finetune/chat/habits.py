@@ -127,8 +127,13 @@ class Observer:
 
     def written(self, message: Message) -> str | None:
         """What the model writes behind a question as `message`. Raises TemplateError where that is refused."""
-        prompt, through = self.text(_USER, prompt=True), self.text(_USER, message)
+        prompt, through = self.behind_question(prompt=True), self.behind_question(message)
         return continuation(prompt, through, "", self.marks)
+
+    def behind_question(self, *messages: Message, prompt: bool = False) -> str:
+        """The text from a question on: what stands before it may differ with what follows."""
+        text = self.text(_USER, *messages, prompt=prompt)
+        return text[max(text.find(_USER.content), 0) :]
 
     def wish(self, **changes: Any) -> None:
         self.wishes = replace(self.wishes, **changes)
@@ -228,7 +233,7 @@ def _closing(
         longer = tail
     kept = agreed(tail, longer)
     if _unasked_prompt(see):
-        return see.controls.last_in(kept.partition(_opener(see))[0])
+        return see.controls.last_in(kept.partition(_opener(see))[0]) or see.controls.last_in(kept)
     return see.controls.last_in(kept) or see.controls.last_in(tail)
 
 
@@ -263,8 +268,10 @@ def _marks_of(see: Observer, calls: bool) -> Marks | None:
     silent = replace(thinking, content="")
     for message, said in ((thinking, _ANSWER.content), *([(silent, _CALL.name)] if calls else [])):
         try:
-            texts = see.text(_USER, prompt=True), see.text(_USER, replace(message, reasoning=None))
-            marks = learn_marks(*texts, see.text(_USER, message), "Qzthoughtq", said)
+            texts = see.behind_question(prompt=True), see.behind_question(replace(message, reasoning=None))
+            marks = learn_marks(
+                *texts, see.behind_question(message), "Qzthoughtq", said, answers=said == _ANSWER.content
+            )
         except TemplateError:
             continue
         if marks is not None:
@@ -409,7 +416,7 @@ def _written_turn(see: Observer, message: Message) -> str | None:
         return None
     opening, closing = see.marks.tags
     thoughts, found, rest = (written or "").partition(closing)
-    opened = thoughts.lstrip().startswith(opening)
+    opened = not thoughts.strip() or thoughts.lstrip().startswith(opening)
     opened = opened or Prompt.of(see.text(_USER, prompt=True), see.marks).state == "opened"
     return rest.lstrip("\n") if found and opened else written
 

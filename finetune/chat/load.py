@@ -172,7 +172,7 @@ def _template_source(
         return _read(override), str(override)
     own = tokenizer.chat_template or _processor_template(local)
     if isinstance(own, dict):
-        own = own.get("default")
+        own = _joined(own)
     if not own:
         raise NoTemplateError(
             f"{model}: the checkpoint has no chat template (a base model?); "
@@ -180,6 +180,18 @@ def _template_source(
         )
     beside = local / TEMPLATE_FILE if local else None
     return str(own), str(beside if beside and beside.is_file() else f"{model}/{CONFIG_FILE}")
+
+
+def _joined(named: Mapping[str, str]) -> str | None:
+    """One template that does what transformers does with named ones: `tool_use` where there are tools.
+
+    The line breaks and the empty outputs keep Jinja's white space control from reaching across the borders.
+    """
+    default, tool_use = named.get("default"), named.get("tool_use")
+    if not (default and tool_use):
+        return default or tool_use
+    parts = [source.removesuffix("\n") + "{{ '' }}" for source in (tool_use, default)]
+    return "{% if tools %}\n" + "{% else %}\n".join(parts) + "{% endif %}"
 
 
 def _read(path: Path) -> str:

@@ -143,8 +143,8 @@ class Script:
             rest = habits.call_rest if len(message.tool_calls) == 1 and end not in turn else ""
             whole = turn.rstrip("\n") + rest if rest else turn
             turn = next((part for part in _ended(whole, end) if unwritten(part, message) is None), whole)
-        elif habits.extra:
-            turn = turn.removesuffix(habits.extra)
+        else:
+            turn = turn.removesuffix(habits.extra).removesuffix(end)
         if (lost := unwritten(turn, message)) is not None:
             what = f"message {i + 1}: the chat template does not print {lost} unchanged"
             raise TemplateError(f"{what}; it cannot be learnt exactly", message.at)
@@ -169,8 +169,10 @@ class Script:
         through = self.text(i + 1, prompt=False)
         if (turn := continuation(prompt, through, reasoning, marks)) is not None:
             return turn
+        if turn := self._from_last_words(i, prompt, through):
+            return turn
         asked = max((n for n in range(i) if self.messages[n].role == "user"), default=None)
-        if asked is None or (asked == i - 1 and i == 1):
+        if asked is None:
             return None
         question = self._dicts[self._ends[asked] : self._ends[asked + 1]]
         said = self._dicts[self._ends[i] : self._ends[i + 1]]
@@ -181,6 +183,14 @@ class Script:
             return None
         tail = answered[len(agreed(alone, answered)) :]
         return continuation(alone, answered, reasoning, marks) if through.endswith(tail) else None
+
+    def _from_last_words(self, i: int, prompt: str, through: str) -> str | None:
+        """The turn, where both texts are the same from the last words before it on, which stand there once."""
+        said = self.messages[i - 1].content.strip() if i else ""
+        if not said or prompt.count(said) != 1 or through.count(said) != 1:
+            return None
+        texts = prompt[prompt.index(said) :], through[through.index(said) :]
+        return continuation(*texts, _reasoning(self.messages[i]), self._habits.marks)
 
     def _why_not(self, message: Message, prompt: str) -> str:
         """Which part is not printed as the model would write it, and what helps."""

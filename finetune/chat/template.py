@@ -15,6 +15,7 @@ from typing import Any, Literal
 from transformers import PreTrainedTokenizerFast
 
 from finetune import log
+from finetune.chat.assistant_first import leading_turns, told_plainly
 from finetune.chat.call_format import learn_calls
 from finetune.chat.call_probes import reads_back
 from finetune.chat.calls import CallReader
@@ -121,12 +122,22 @@ class ChatTemplate:
         `everything`: prompts are learnt, too, up to the last trained turn. Raises TemplateError where that
         takes several texts.
         """
+        try:
+            return self._write(conversation, train_on)
+        except TemplateError as error:
+            raise told_plainly(error, conversation, lambda cured: self._write(cured, train_on)) from None
+
+    def _write(self, conversation: Conversation, train_on: TrainOn) -> tuple[Transcript, ...]:
         turns = conversation.assistant_turns()
         trained = [i for i in (turns[-1:] if train_on == "last" else turns) if conversation.messages[i].train]
         if not trained:
             return ()
         script = self._script(conversation)
-        followed = script.follow([i for i in turns if i <= trained[-1]], frozenset(trained))
+        # What the assistant says first and does not learn needs no prompt of its own.
+        opening = set(leading_turns(conversation)).difference(trained)
+        followed = script.follow(
+            [i for i in turns if i <= trained[-1] and i not in opening], frozenset(trained)
+        )
         if train_on == "everything":
             return (replace(_in_one_text(followed), everything=True),)
         if followed is None or not self._is_fed_alike(followed):

@@ -106,6 +106,9 @@ class DataConfig(Section):
     train_on: Literal["all", "last", "everything"] = "all"
     """Learn every assistant turn of a conversation, the last one only, or everything: prompts, too."""
 
+    assistant_first: Literal["train", "context", "drop"] = "train"
+    """Turns of the assistant before the first user's: learn them, only show them, or leave them out."""
+
     thinking: Literal["train", "drop", "skip-empty"] = "train"
     """Learn thoughts, leave them out, or `skip-empty`: empty ones that only the template writes are context."""
 

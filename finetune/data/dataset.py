@@ -99,7 +99,16 @@ def _key(
     parts: Sequence[_Part], data_config: DataConfig, template: ChatTemplate, max_length: int
 ) -> dict[str, object]:
     """Everything that examples depend on."""
-    named = ("format", "columns", "train_on", "overflow", "on_bad_record", "image_roots", "allow_remote_images")
+    named = (
+        "format",
+        "columns",
+        "assistant_first",
+        "train_on",
+        "overflow",
+        "on_bad_record",
+        "image_roots",
+        "allow_remote_images",
+    )
     return {
         "files": [[str(part.path), part.sha256, part.share.weight, part.share.limit] for part in parts],
         "data_config": {name: getattr(data_config, name) for name in named},

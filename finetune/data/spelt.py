@@ -44,4 +44,4 @@ class Spelt:
             yield Malformed(first.source, first.line, first.column, f"{reason}; {_CURE}", "W532")
 
 
-_CURE = "to learn it as one token, name it in data_config.special_tokens_in_text"
+_CURE = "a token of your own becomes one id where data_config.special_tokens_in_text names it"

@@ -7,8 +7,9 @@ import sys
 
 import pytest
 
+from finetune.chat.dialects import describe
 from finetune.chat.load import load_template
-from finetune.chat.messages import Conversation, Message
+from finetune.chat.messages import Conversation, Message, Tool
 from finetune.errors import ModelError, TemplateError, UntrustedContentError
 
 CHAT = Conversation((Message("user", "你好"), Message("assistant", "hi")))
@@ -86,6 +87,7 @@ def test_a_vision_checkpoints_template_lies_with_its_processor(folder):
 def test_loading_does_not_load_torch(folder):
     code = f"""
 import sys
+from finetune.chat.dialects import describe
 from finetune.chat.load import load_template
 load_template({str(folder)!r})
 print([name for name in ("torch", "peft", "accelerate") if name in sys.modules])
@@ -171,3 +173,33 @@ def test_a_folder_that_cannot_be_used_says_why(folder, damage, error, reason):
 def test_a_template_file_that_is_not_there_is_named(folder, tmp_path):
     with pytest.raises(TemplateError, match=r"mine\.jinja: chat template cannot be read"):
         load_template(folder, chat_template=tmp_path / "mine.jinja")
+
+
+NAMED = {
+    "default": "{%- for m in messages %}\n<|{{ m.role }}|>{{ m.content }}\n    {% endfor %}\n  {{- x -}}\n",
+    "tool_use": "  {% macro f(t) %}{{ t.function.name }}{% endmacro %}\n\n"
+    "{% for t in tools %}\n{{ f(t) }}\n{% endfor %}\n"
+    "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}{% endfor %}\n   \n",
+}
+
+
+@pytest.mark.parametrize("form", ["a list in tokenizer_config.json", "files of their own"])
+@pytest.mark.parametrize("tools", [(), (Tool("look_up", "d"),)])
+def test_of_named_templates_tool_use_renders_where_there_are_tools(folder, tmp_path, form, tools):
+    (folder / "chat_template.jinja").unlink()
+    if form == "files of their own":
+        (folder / "chat_template.jinja").write_text(NAMED["default"], newline="")
+        (folder / "additional_chat_templates").mkdir()
+        (folder / "additional_chat_templates" / "tool_use.jinja").write_text(NAMED["tool_use"], newline="")
+    else:
+        named = [{"name": name, "template": source} for name, source in NAMED.items()]
+        edit(folder / "tokenizer_config.json", chat_template=named)
+    from transformers import AutoTokenizer
+
+    asked = [{"role": "user", "content": "q"}]
+    described = [describe(tool) for tool in tools] or None
+    theirs = AutoTokenizer.from_pretrained(folder).apply_chat_template(asked, tools=described, tokenize=False)
+    template = load_template(folder)
+    template.save(tmp_path / "out")
+    for loaded in (template, load_template(tmp_path / "out")):
+        assert loaded.prompt_text(Conversation((Message("user", "q"),), tools)) == theirs

@@ -90,7 +90,7 @@ def test_every_control_token_spelt_in_an_answer_is_counted_in_check_and_in_train
     told = [
         f"{file}:2:{len(json.dumps({'prompt': f'q {MAP}'})) + 16}: W532 the control token '{MAP}' is spelt in "
         "trained text, 3 times, and learnt as characters; "
-        "to learn it as one token, name it in data_config.special_tokens_in_text",
+        "a token of your own becomes one id where data_config.special_tokens_in_text names it",
     ]
     report = check_data(file, template())
     kept = [str(one) for one in report.findings.kept["W532"]]

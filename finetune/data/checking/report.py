@@ -56,6 +56,7 @@ class FileReport:
                 counts["tool calls"] += len(message.tool_calls)
                 counts["turns with thoughts"] += _has_thoughts(message)
                 counts["turns not to be learnt"] += not message.train
+                counts["turns with a weight of their own"] += message.weight != 1
             counts["images"] += len(message.images)
         counts["conversations with tools"] += bool(source.tools)
         counts["conversations with images"] += bool(source.images)

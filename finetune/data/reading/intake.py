@@ -11,6 +11,7 @@ from difflib import get_close_matches
 from pathlib import Path
 
 from finetune import log
+from finetune.chat.assistant_first import AssistantFirst, settle_leading
 from finetune.chat.messages import Conversation, Image
 from finetune.config.schema import DataConfig
 from finetune.data.images.access import Access
@@ -76,6 +77,7 @@ class Intake:
     opens_images: bool = False
     columns: Mapping[str, str] = field(default_factory=dict)
     split: Split = "training"
+    assistant_first: AssistantFirst = "train"
     rows: int = 0
     problems: list[Malformed] = field(default_factory=list)
     layouts: dict[str, Layout] = field(default_factory=dict)
@@ -96,7 +98,7 @@ class Intake:
         roots = (data_dir, *(data_dir / root for root in data_config.image_roots))
         access = Access(roots, remote=data_config.allow_remote_images)
         wanted = None if data_config.format == "auto" else data_config.format
-        return cls(path, wanted, access, opens_images, data_config.columns, split)
+        return cls(path, wanted, access, opens_images, data_config.columns, split, data_config.assistant_first)
 
     def records(self) -> Iterator[Record | Malformed]:
         """Everything that stands where a record should, counted."""
@@ -128,12 +130,22 @@ class Intake:
                 refuse_json_as_text(record)
             layout = self._layout(record)
             parsed = parse_conversation(record, layout.format, layout.names)
-            settled = self._with_images(parsed, record)
+            settled = self._with_images(self._opened(parsed), record)
         except RecordError as error:
             return self.refuse(error.problem)
         except WrongRecordError as wrong:
             return self.refuse(record.malformed(wrong.code, wrong.reason, wrong.path))
         self.unread.look_at(record, layout)
+        return settled
+
+    def _opened(self, source: Conversation | PlainText) -> Conversation | PlainText:
+        """The conversation with what the assistant says first as `data_config.assistant_first` wants it."""
+        if isinstance(source, PlainText):
+            return source
+        settled = settle_leading(source, self.assistant_first)
+        if settled is None:
+            reason = "no user's turn: without what the assistant says first, nothing is left"
+            raise WrongRecordError("E205", reason, source.messages[0].at)
         return settled
 
     def _with_images(self, source: Conversation | PlainText, record: Record) -> Conversation | PlainText:

@@ -1,8 +1,9 @@
 """Each family × column: exact, refused, cannot print, or SILENTLY WRONG."""
 
 import json
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import cache
 
 from tokenizers import AddedToken
@@ -54,11 +55,30 @@ def judge(pair: Pair) -> list[Verdict]:
     """The verdict on every conversation."""
     source = template_file(pair).read_text(encoding="utf-8")
     tokenizer = make_tokenizer(pair, source)
+    made = cache(lambda option: _template(tokenizer, source, pair.name, option))
+    return [_helped(Oracle(pair, source, tokenizer, talk), made) for talk in TALKS]
+
+
+def _helped(oracle: Oracle, made: Callable[[str | None], ChatTemplate | FinetuneError]) -> Verdict:
+    """The verdict; where a refusal names a setting that helps, what becomes of the conversation with it."""
+    verdict = _judge(oracle, made(None))
+    named = re.search(r"chat_template_kwargs: \{(\w+): true\}", verdict.why)
+    if verdict.kind not in (REFUSED, UNPRINTABLE) or not named:
+        return verdict
+    again = Oracle(oracle.pair, oracle.source, oracle.tokenizer, oracle.talk, {named[1]: True})
+    helped = _judge(again, made(named[1]))
+    if helped.kind == REFUSED:
+        return replace(helped, kind=WRONG, why=f"{named[1]} is said to help, and: {helped.why}")
+    return replace(helped, why=f"with {named[1]}: true") if helped.kind == EXACT else helped
+
+
+def _template(
+    tokenizer: PreTrainedTokenizerFast, source: str, name: str, option: str | None
+) -> ChatTemplate | FinetuneError:
     try:
-        template: ChatTemplate | FinetuneError = ChatTemplate(tokenizer, source, name=pair.name)
+        return ChatTemplate(tokenizer, source, name=name, options={option: True} if option else None)
     except FinetuneError as refusal:
-        template = refusal
-    return [_judge(Oracle(pair, source, tokenizer, talk), template) for talk in TALKS]
+        return refusal
 
 
 def _judge(oracle: Oracle, template: ChatTemplate | FinetuneError) -> Verdict:

@@ -87,8 +87,16 @@ def thought_words(message: Dict) -> list[str]:
 class Oracle:
     """One template as transformers renders it, for one conversation."""
 
-    def __init__(self, pair: Pair, source: str, tokenizer: PreTrainedTokenizerFast, talk: Talk) -> None:
+    def __init__(
+        self,
+        pair: Pair,
+        source: str,
+        tokenizer: PreTrainedTokenizerFast,
+        talk: Talk,
+        options: dict[str, Any] | None = None,
+    ) -> None:
         self.pair, self.source, self.tokenizer, self.talk = pair, source, tokenizer, talk
+        self.options = options or {}
         self._texts: dict[Any, str] = {}
 
     def render(self, count: int, prompt: bool, form: Form, more: Dict | None = None) -> str:
@@ -100,7 +108,11 @@ class Oracle:
     def _render(self, count: int, prompt: bool, form: Form, more: Sequence[Dict]) -> str:
         messages = list(_formed([*self.talk.messages[:count], *more], form))
         _compile_jinja_template(self.source).environment.globals["strftime_now"] = CLOCK.strftime
-        kwargs = {"tools": [*self.talk.tools] or None, "add_generation_prompt": prompt}
+        kwargs: dict[str, Any] = {
+            **self.options,
+            "tools": [*self.talk.tools] or None,
+            "add_generation_prompt": prompt,
+        }
         (text,), _ = render_jinja_template(
             [messages], chat_template=self.source, **kwargs, **self.tokenizer.special_tokens_map
         )
@@ -160,7 +172,7 @@ class Oracle:
         talk = Talk(
             "", "", [{"role": "user", "content": "q"}, said | ({"tool_calls": [call]} if calls else {})]
         )
-        other = Oracle(self.pair, self.source, self.tokenizer, talk)
+        other = Oracle(self.pair, self.source, self.tokenizer, talk, self.options)
         try:
             return "Qzprobew" in other.render(2, False, form) or bool(
                 OPENED.search(other.render(1, True, form))
@@ -188,13 +200,26 @@ class Oracle:
         stop = next((stop for stop in self.pair.stops if written.endswith(stop)), None)
         if stop is None:
             return "no stop token at its end"
-        if not _in_order(said, written) or any(written.count(word) != said.count(word) for word in said):
+        if not _in_order(said, written) or any(
+            written.count(word) != said.count(word) for word in said if word not in self._names
+        ):
             return "not all of its text and calls"
         if wrong := self._wrong_tail(i, written, stop, form):
             return wrong
         return self._wrong_head(i, prompt, written, form) or _wrong_thought(
-            _behind(prompt, self._heard(i)) + written.partition(said[0])[0], thought
+            _behind(prompt, self._heard(i)) + written.partition(self._first_call(message) or said[0])[0],
+            thought,
+            said,
         )
+
+    def _first_call(self, message: Dict) -> str:
+        """Its name: gpt-oss prints the text beside a call as a thought before it."""
+        return str(message["tool_calls"][0]["function"]["name"]) if "tool_calls" in message else ""
+
+    @property
+    def _names(self) -> list[str]:
+        """Of functions: some families write them twice."""
+        return [t["function"]["name"] for t in self.talk.tools]
 
     def _heard(self, i: int) -> str:
         return _last([m for m in self.talk.messages[:i] if m["role"] != "assistant"])
@@ -234,14 +259,16 @@ class Oracle:
         return f"begins with {head!r} where the template prints {printed!r}"
 
 
-def _wrong_thought(head: str, thought: list[str]) -> str | None:
+def _wrong_thought(head: str, thought: list[str], said: list[str]) -> str | None:
     """`head`: from the prompt's last word to the answer. One block of thoughts at most, and it is whole."""
+    if opened := re.search(_OPEN, head):
+        head = head[opened.start() :]
     opens, closes = len(re.findall(_OPEN, head)), len(re.findall(_CLOSE, head))
     if opens > 1 or closes > 1 or opens > closes:
         return f"thoughts opened {opens} times and closed {closes} times"
-    if not thought:
-        return None if not WORD.search(head) else "thoughts that nobody said"
     found = THOUGHTS.search(head)
+    if not thought:
+        return "thoughts that nobody said" if found and set(words(found["text"] or "")) - set(said) else None
     return None if found and words(found["text"] or "") == thought else "not its thoughts"
 
 
@@ -322,4 +349,5 @@ def _agreed_end(one: str, other: str) -> str:
 
 
 def _without_thoughts(text: str) -> str:
-    return "".join(THOUGHTS.sub("", text, count=1).split())
+    rest = THOUGHTS.sub("", text, count=1)
+    return "".join((re.sub(_OPEN, "", rest) if rest == text else rest).split())
