@@ -41,8 +41,8 @@ MAPPED_BYTES = 32 * 2**20
 """glibc gives a piece of this size or more back at once when it is freed; smaller ones share a heap."""
 
 HOLES, HOLES_RECOMPUTED, HOLES_REMADE = 0.28, 0.6, 0.65
-"""Bytes of holes in that heap for each in use: measured; more where all layers are recomputed, or inputs of LoRA
-are made again, which therefore come and go between what is kept."""
+"""Bytes of holes in that heap for each in use: measured; more where all layers are recomputed, or inputs of
+LoRA are made again, which therefore come and go between what is kept."""
 
 _QUANTIZED: Mapping[str, float] = {"nf4": 0.5 + 1 / 64 + 4 / (64 * 256), "int8": 1.0}
 """Bytes per weight: nf4 has a scale of one byte for 64 of them, and a float32 for 256 of these."""
