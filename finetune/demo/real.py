@@ -14,7 +14,6 @@ from finetune.demo.base import Run, free_folder, told, write_rows
 from finetune.demo.fetch import fetched
 from finetune.demo.real_things import BFCL, base_model
 from finetune.folder import PREDICTIONS_FILE, RUN_FILE
-from finetune.shipped import find_shipped
 
 _LONGEST = 1000
 """Characters of a training task: what keeps the demo to minutes."""
@@ -26,7 +25,7 @@ _YAML = """\
 data_config: {{train_file: train.jsonl, test_file: test.jsonl}}
 max_input_length: 900
 max_output_length: 128
-model_config: {{chat_template: {template}}}  # the checkpoint's own has no tools
+model_config: {{chat_template: chatml-tools}}  # the checkpoint's own has no tools
 peft_config: {{peft_type: LORA, r: 16, lora_alpha: 32, target_modules: all-linear}}
 training_args:
   output_dir: {output}
@@ -60,8 +59,7 @@ def tell(output: Path, model: Path | None, *, run: Run) -> None:
     tuned = free_folder(output / "real", _is_done)
     config = tuned.with_suffix(".yaml")
     if not config.exists():
-        template = find_shipped("templates/chatml-tools.jinja")
-        config.write_text(_YAML.format(output=tuned, template=template), encoding="utf-8")
+        config.write_text(_YAML.format(output=tuned), encoding="utf-8")
 
     step = partial(told, run)
     train = ("--model", f"{base}", "--config", f"{config}")

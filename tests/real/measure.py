@@ -16,7 +16,6 @@ from typing import Any
 from finetune.config.load import load_config
 from finetune.demo.real import write_data
 from finetune.disk import sha256_of
-from finetune.shipped import find_shipped
 from finetune.train.prepare import prepare
 from tests.real import things
 from tests.real.trl_peer import Job
@@ -28,7 +27,7 @@ _YAML = """\
 data_config: {{train_file: train.jsonl, test_file: test.jsonl}}
 max_input_length: 900
 max_output_length: 128
-model_config: {{chat_template: {template}, dtype: float32, adapter: {adapter}}}
+model_config: {{chat_template: chatml-tools, dtype: float32, adapter: {adapter}}}
 training_args:
   output_dir: {output}
   max_steps: {steps}
@@ -161,8 +160,8 @@ def make_work(folder: Path, steps: int, name: str) -> Work:
     if not adapter.exists():
         _write_adapter(adapter)
     config, output = folder / f"{name}.yaml", folder / name
-    values = {"template": find_shipped("templates/chatml-tools.jinja"), "adapter": adapter, "output": output}
-    config.write_text(_YAML.format(**values, steps=steps, batch=BATCH, rate=RATE, warmup=WARMUP))
+    text = _YAML.format(adapter=adapter, output=output, steps=steps, batch=BATCH, rate=RATE, warmup=WARMUP)
+    config.write_text(text)
     return Work(data, adapter, config, output)
 
 
