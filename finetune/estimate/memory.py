@@ -7,6 +7,7 @@ from finetune.estimate.activations import (
     FLOAT32,
     NARROW,
     activation_bytes,
+    is_lean,
     picture_bytes,
     small_share,
     workspace_bytes,
@@ -39,8 +40,9 @@ MOMENTS: Mapping[str, float] = {
 MAPPED_BYTES = 32 * 2**20
 """glibc gives a piece of this size or more back at once when it is freed; smaller ones share a heap."""
 
-HOLES, HOLES_RECOMPUTED = 0.28, 0.6
-"""Bytes of holes in that heap for each in use: measured; more where all layers are recomputed."""
+HOLES, HOLES_RECOMPUTED, HOLES_REMADE = 0.28, 0.6, 0.65
+"""Bytes of holes in that heap for each in use: measured; more where all layers are recomputed, or inputs of
+LoRA are made again, which therefore come and go between what is kept."""
 
 _QUANTIZED: Mapping[str, float] = {"nf4": 0.5 + 1 / 64 + 4 / (64 * 256), "int8": 1.0}
 """Bytes per weight: nf4 has a scale of one byte for 64 of them, and a float32 for 256 of these."""
@@ -169,4 +171,6 @@ def _allocator_bytes(setup: Setup, load: Load) -> int:
     passing = activation_bytes(setup, load) + workspace_bytes(setup, load)
     scattered = passing * small_share(setup, load, MAPPED_BYTES)
     again = setup.recomputed_layers / setup.shape.layers
-    return int((HOLES + again * (HOLES_RECOMPUTED - HOLES)) * scattered)
+    remade = is_lean(setup) and setup.method.kind == "lora" and not setup.method.dropped
+    holes = HOLES_REMADE if remade else HOLES
+    return int((holes + again * (HOLES_RECOMPUTED - holes)) * scattered)
