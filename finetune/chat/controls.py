@@ -22,6 +22,7 @@ class Controls:
         spelt = [_MARK, *self.tokens]
         self._marks = {token: f"{_MARK}{n}@@" for n, token in enumerate(spelt)}
         self._meant = {mark: token for token, mark in self._marks.items()}
+        self._token = re.compile("|".join(map(re.escape, self.tokens)) or "(?!)")
         self._spelt = re.compile("|".join(re.escape(token) for token in [*self.tokens, _MARK]))
         self._marked = re.compile(f"({_MARK}[0-9]+@@)")
 
@@ -44,12 +45,8 @@ class Controls:
 
     def first(self, text: str) -> str | None:
         """The first control token in rendered text."""
-        found = self._spelt.search(text)
+        found = self._token.search(text)
         return found[0] if found else None
-
-    def found(self, text: str) -> list[str]:
-        """Every control token in text."""
-        return self._spelt.findall(text) if self.tokens else []
 
     def last(self, text: str) -> str | None:
         """The control token that rendered text ends with."""
@@ -57,17 +54,17 @@ class Controls:
 
     def last_in(self, text: str) -> str | None:
         """The last control token in rendered text."""
-        found = self._spelt.findall(text)
+        found = self._token.findall(text)
         return found[-1] if found else None
 
     def behind_last(self, text: str) -> tuple[str | None, str]:
         """The last control token in rendered text, and what stands behind it."""
-        found = list(self._spelt.finditer(text))
+        found = list(self._token.finditer(text))
         return (found[-1][0], text[found[-1].end() :]) if found else (None, text)
 
     def all_in(self, text: str) -> list[str]:
-        """The control tokens in rendered text, in order."""
-        return self._spelt.findall(text)
+        """The control tokens in text, in order."""
+        return self._token.findall(text)
 
     def guard_data(self, value: Any) -> Any:
         return _map_strings(self.guard, value)

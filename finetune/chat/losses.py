@@ -1,6 +1,6 @@
 """What a template left out of a rendered text: looked for in the text, because templates lose things quietly.
 
-A text may print something stripped, or as JSON; anything else is a loss.
+A text may print something stripped, or as Python or JSON; anything else is a loss.
 """
 
 import json
@@ -51,9 +51,10 @@ def _stands(value: Any, text: str) -> bool:
 
 
 def _forms(content: str) -> Iterator[str]:
-    """How a template may print a text: stripped, as JSON, as JSON inside JSON."""
+    """How a template may print a text: stripped, as Python or JSON, as JSON inside JSON."""
     for form in (content.strip(), content):
         yield form
+        yield repr(form)[1:-1]
         for ensure_ascii in (False, True):
             inside = json.dumps(form, ensure_ascii=ensure_ascii)[1:-1]
             yield inside

@@ -151,10 +151,11 @@ class Script:
         if habits.closes and turn is whole:
             return None
         stop = self._controls.last(end) or end
-        if stop in turn:
+        ends = (stop, *(self._controls.last(other) for other in (habits.answer_end, habits.call_end or "")))
+        if inside := next((other for other in ends if other and other in turn), None):
             raise TemplateError(
-                f"message {i + 1}: the chat template has the stop token {stop} inside this turn, where a model "
-                'would stop; keep it as context with "train": false',
+                f"message {i + 1}: the chat template has the stop token {inside} inside this turn, where a "
+                'model would stop; keep it as context with "train": false',
                 message.at,
             )
         return turn + end, stop

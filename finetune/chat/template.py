@@ -199,7 +199,7 @@ class ChatTemplate:
 
     def spelt_in(self, text: str) -> list[str]:
         """The control tokens that a text only spells, each as often as it stands there."""
-        return self._controls.found(text)
+        return self._controls.all_in(text)
 
     def document_ids(self, text: str) -> list[int]:
         """Token ids of a document, in which `text_tokens` are the tokens and control tokens plain text."""

@@ -11,9 +11,6 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import linear
 
-_FEW_ROWS = 4
-"""Up to so many, a product without gradient is as fast in 16 bits, and widening would take longer than it."""
-
 
 class ByLayerLinear(nn.Linear):
     """A linear layer whose frozen 16-bit weight is widened for each product; float32 in and out."""
@@ -47,9 +44,6 @@ def widened_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """x Wᵀ + b in the dtype of x; the weight, if it is narrower, is frozen and has no gradient."""
     if not is_by_layer(weight, x):
         return linear(x, weight, bias)
-    if not torch.is_grad_enabled() and x.numel() <= _FEW_ROWS * x.shape[-1]:
-        y = linear(x.to(weight.dtype), weight).float()
-        return y if bias is None else y + bias
     result: Tensor = _Widened.apply(x, weight, bias)
     return result
 

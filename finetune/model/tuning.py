@@ -23,6 +23,7 @@ from peft import (
     get_peft_model,
 )
 from peft import __version__ as peft_version
+from peft.tuners.lora import LoraLayer
 from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils.other import AuxiliaryTrainingWrapper
 from safetensors import SafetensorError
@@ -34,6 +35,7 @@ from finetune import log
 from finetune.config.modules import PARTS, is_like, left_alone
 from finetune.config.tuning import TUNINGS, Tuning, all_options
 from finetune.errors import ConfigError, ModelError, UntrustedContentError, some_of
+from finetune.model.by_layer import ByLayerLinear
 from finetune.model.low_rank import LowRankLinear
 from finetune.model.names import also_left_alone, map_names, refuse_out_of_range, refuse_unmatched
 from finetune.model.vision import sees
@@ -126,7 +128,20 @@ def apply_tuning(
             tuned = get_peft_model(model, peft_config(model, tuning, freeze))
     except (ValueError, TypeError, OSError) as error:
         raise ConfigError(f"peft_config: {error}") from error
-    return _in_float32(_describe(tuned, model.dtype), wide)
+    described = _in_float32(_describe(tuned, model.dtype), wide)
+    _restate_magnitudes(tuned)
+    return described
+
+
+@torch.no_grad()
+def _restate_magnitudes(tuned: nn.Module) -> None:
+    """Begin DoRA's magnitudes at the norms in float32: peft rounds them to the dtype of a narrow weight."""
+    layers: list[Any] = [module for module in tuned.modules() if isinstance(module, LoraLayer)]
+    for layer in layers:
+        base = layer.get_base_layer()
+        for name, magnitude in layer.lora_magnitude_vector.items() if isinstance(base, ByLayerLinear) else ():
+            delta = layer.scaling[name] * layer.lora_B[name].weight @ layer.lora_A[name].weight
+            magnitude.weight.copy_((base.weight.float() + delta).norm(dim=1))
 
 
 def load_adapter(model: PreTrainedModel, folder: Path, *, trainable: bool = False, wide: bool = True) -> Tuned:

@@ -280,3 +280,15 @@ def test_a_turn_that_cannot_be_trained_says_what_keeps_it_out(made):
     with pytest.raises(TemplateError, match=r'message 2: .*continuation of its own .*"train": false'):
         template.render(Conversation((ASKED, ANSWERED)))
     assert template.render(Conversation((ASKED, Message("assistant", "a", train=False)))) == ()
+
+
+def test_an_argument_printed_as_python_is_not_missed(made):
+    template = made(
+        TOOLS
+        + "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}{% for c in m.tool_calls or [] %}"
+        "<tool_call>{{ c.function.name }}({% for k, v in c.function.arguments.items() %}"
+        "{{ k }}={{ [v] }}{% endfor %})</tool_call>{% endfor %}<|im_end|>\n{% endfor %}" + PROMPT
+    )
+    calling = Message("assistant", tool_calls=(ToolCall("f", {"x": 'a\n"b"'}),))
+    (written,) = trained(template, ASKED, calling, tools=(TOOL,))
+    assert written == "<tool_call>f(x=['a\\n\"b\"'])</tool_call><|im_end|>"

@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from finetune.chat.load import load_template
 from finetune.folder import checkpoints, verify
+from finetune.model import load as model_loading
 from tests.faults.runs import METHODS, Run, numbers
 from tests.train.conftest import LORA, Configure
 
@@ -30,7 +31,13 @@ def told(run: Run) -> dict[str, Any]:
 
 
 @pytest.fixture
-def spoilt(small: Path, data: Path, tmp_path: Path) -> Path:
+def unchecked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A base with NaN is refused before a run; here it stands for a model that gives NaN later."""
+    monkeypatch.setattr(model_loading, "refuse_nonfinite", lambda model, loaded: None)
+
+
+@pytest.fixture
+def spoilt(small: Path, data: Path, tmp_path: Path, unchecked: None) -> Path:
     """The small model with NaN as the embedding of Q, and a row that uses it."""
     with (data / "train.jsonl").open("a") as file:
         file.write(json.dumps(SPOILT) + "\n")
@@ -43,7 +50,7 @@ def spoilt(small: Path, data: Path, tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def broken(small: Path, tmp_path: Path) -> Path:
+def broken(small: Path, tmp_path: Path, unchecked: None) -> Path:
     """The small model with one NaN in its last layer: no loss is finite."""
     folder = shutil.copytree(small, tmp_path / "broken")
     weights = load_file(folder / "model.safetensors")

@@ -176,7 +176,7 @@ def test_memory_that_runs_out_in_one_process_ends_all_and_is_told_there(
     with Ranks(partial(train, ragged, small, config, None, want_too_much)) as ranks:
         ended = ranks.join_like_a_launcher()
     assert ended[0].code == 9 and "another process of this run has ended" in ended[0].said
-    assert ended[1].code == 2 and "error: rank 1: out of memory computing" in ended[1].said
+    assert ended[1].code == 10 and "error: rank 1: out of memory computing" in ended[1].said
     assert "train.jsonl:" in ended[1].said and "run.tokens_per_micro_batch" in ended[1].said
 
 

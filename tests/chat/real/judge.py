@@ -67,6 +67,8 @@ def _helped(oracle: Oracle, made: Callable[[str | None], ChatTemplate | Finetune
         return verdict
     again = Oracle(oracle.pair, oracle.source, oracle.tokenizer, oracle.talk, {named[1]: True})
     helped = _judge(again, made(named[1]))
+    if helped.kind == REFUSED and "thoughts" not in helped.why:
+        return helped  # for another reason
     if helped.kind == REFUSED:
         return replace(helped, kind=WRONG, why=f"{named[1]} is said to help, and: {helped.why}")
     return replace(helped, why=f"with {named[1]}: true") if helped.kind == EXACT else helped

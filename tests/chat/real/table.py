@@ -1,6 +1,6 @@
 """The table of docs/templates.md that is made from real templates."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from tests.chat.real.conversations import COLUMNS
@@ -44,22 +44,20 @@ def row(name: str, verdicts: Sequence[Verdict]) -> str:
     return "| " + " | ".join([f"`{name}`", *cells, read_back(verdicts)]) + " |"
 
 
-def totals(verdicts: Mapping[str, Sequence[Verdict]]) -> list[str]:
+def totals(rows: Sequence[str]) -> list[str]:
     """For every column: exact of those that can print it."""
-    cells = [[cell(found, column) for found in verdicts.values()] for column in COLUMNS]
-    cells.append([read_back(found) for found in verdicts.values()])
-    return [f"{column.count('exact')} of {sum(c != '–' for c in column)}" for column in cells]
+    columns = list(zip(*([cell.strip() for cell in line.split("|")[2:-1]] for line in rows), strict=True))
+    return [f"{column.count(EXACT)} of {len(column) - column.count('–')}" for column in columns]
 
 
-def page(verdicts: Mapping[str, Sequence[Verdict]]) -> str:
+def page(rows: Sequence[str]) -> str:
     """The page with its table written anew."""
     text = PAGE.read_text(encoding="utf-8")
     before, _, rest = text.partition(_BEGIN)
     after = rest.partition(_END)[2]
     head = ["template", *COLUMNS, "calls read back"]
-    lines = ["| " + " | ".join(head) + " |", "| " + " | ".join(["---"] * len(head)) + " |"]
-    lines += [row(name, found) for name, found in verdicts.items()]
-    lines.append("| " + " | ".join(["**exact**", *totals(verdicts)]) + " |")
+    lines = ["| " + " | ".join(head) + " |", "| " + " | ".join(["---"] * len(head)) + " |", *rows]
+    lines.append("| " + " | ".join(["**exact**", *totals(rows)]) + " |")
     return before + _BEGIN + "\n\n" + "\n".join(lines) + "\n\n" + _END + after
 
 
