@@ -52,7 +52,8 @@ def main(arguments: list[str] | None = None) -> None:
     with _folder(asked.keep) as folder:
         os.environ |= _environment(asked, folder)
         if asked.real:
-            print("\n".join(smollm2.measure(asked, _wanted(asked), folder)))
+            for line in smollm2.measure(asked, _wanted(asked), folder):
+                print(line, flush=True)
             return
         works = make_works(_wanted(asked), folder)
         results = [result for work in works if (result := _measured(asked, work)) is not None]
