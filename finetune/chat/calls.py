@@ -47,22 +47,25 @@ class CallReader:
     several: bool
 
     def __call__(self, text: str) -> Read | None:
-        found = self._first(text)
-        if found is None:
-            return None
+        return next((read for place in self._places(text) if (read := self._read(text, *place))), None)
+
+    def _read(self, text: str, before: str, opening: re.Match[str]) -> Read | None:
         try:
-            calls = tuple(self.form.calls(text, found[1]))
+            calls = tuple(self.form.calls(text, opening))
         except (ValueError, RecursionError):
             return None
-        return (found[0], calls) if len(calls) == 1 or (calls and self.several) else None
+        return (before, calls) if len(calls) == 1 or (calls and self.several) else None
 
-    def _first(self, text: str) -> tuple[str, re.Match[str]] | None:
-        """The text before the first call, and what opens the call."""
+    def _places(self, text: str) -> Iterator[tuple[str, re.Match[str]]]:
+        """Where calls may start: the text before them, and what opens the first.
+
+        A turn may begin with what only looks like a call ("```json", a line break and a brace), and have its
+        calls behind that text.
+        """
         if found := self.opening.match(text):
-            return "", found
-        if self.after_text is None or not (found := self.after_text.search(text)):
-            return None
-        return self.lead.sub("", text[: found.start()], count=1).rstrip(), found
+            yield "", found
+        if self.after_text is not None and (found := self.after_text.search(text)):
+            yield self.lead.sub("", text[: found.start()], count=1).rstrip(), found
 
 
 @dataclass(frozen=True, slots=True)

@@ -282,6 +282,15 @@ def test_arguments_that_a_template_prints_as_they_are_are_given_as_json(family) 
     assert plain(template.parse(written).tool_calls) == plain(TWO)
 
 
+def test_text_that_looks_like_the_start_of_a_call_does_not_hide_the_call_behind_it(family) -> None:
+    template = family("glm-z1")
+    said = Message("assistant", "```json\n{{ x }}", (ToolCall("look_up", {"a": 1}),))
+    (rendered,) = template.render(Conversation((Message("user", "q"), said, Message("tool", "r"))))
+    ((start, end),) = rendered.turns
+    read = template.parse(rendered.input_ids[start:end])
+    assert (read.content, read.tool_calls) == (said.content, said.tool_calls)
+
+
 def test_text_that_has_a_frame_of_its_own_is_taken_out_of_it() -> None:
     reader = learn_calls(
         writer(
