@@ -132,6 +132,27 @@ def test_norms_that_compute_otherwise_are_left_alone() -> None:
     assert "forward" not in vars(model.model.norm)
 
 
+class Gated(nn.Module):
+    """A feed-forward layer of Llama's form; `limit`: what is larger is cut; `dropout` before the last."""
+
+    def __init__(self, limit: float = float("inf"), dropout: float = 0.0) -> None:
+        super().__init__()
+        self.gate_proj, self.up_proj, self.down_proj = (nn.Linear(16, 16, bias=False) for _ in range(3))
+        self.limit, self.dropout = limit, nn.Dropout(dropout)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        gate, up = self.gate_proj(x), self.up_proj(x).clamp(-self.limit, self.limit)
+        return self.down_proj(self.dropout(nn.functional.silu(gate) * up))
+
+
+@pytest.mark.parametrize(
+    ("layer", "replaced"), [(Gated(), True), (Gated(limit=7.0), False), (Gated(dropout=0.1), False)]
+)
+def test_a_gated_layer_that_clamps_or_drops_keeps_its_own_forward(layer: Gated, replaced: bool) -> None:
+    keep_less(nn.ModuleList([layer]))
+    assert ("forward" in vars(layer)) is replaced
+
+
 def test_what_is_not_float32_goes_the_module_s_own_way() -> None:
     model = AutoModelForCausalLM.from_config(LlamaConfig(**SHAPE))
     norm, x = model.model.norm, torch.randn(1, 3, 32)
