@@ -25,18 +25,15 @@ START = {
 }  # fmt: skip
 
 
-def texts(family: str, conversation: Conversation, trained: list[int], *, apart: bool = False) -> list[Pieces]:
-    """What `render` must give where the turns `trained` are learnt: the pieces of each Rendered.
-
-    `apart`: each turn in a text of its own, though one text could hold them all.
-    """
+def texts(family: str, conversation: Conversation, trained: list[int]) -> list[Pieces]:
+    """What `render` must give where the turns `trained` are learnt: the pieces of each Rendered."""
     if not trained:
         return []
     conversation = replace(
         conversation, messages=tuple(settled(family, message) for message in conversation.messages)
     )
     through = conversation.messages[: trained[-1] + 1]
-    if not apart and _is_one_text(family, through):
+    if _is_one_text(family, through):
         return [_pieces(family, through, conversation.tools, alone=False)]
     return [_alone(family, conversation, i) for i in trained]
 

@@ -40,22 +40,22 @@ class Case:
         together = texts(self.family, self.conversation, self.trained)
         if len(together) != 1 or not self._history_straddles(together[0]):
             return together
-        apart = texts(self.family, self.conversation, self.trained, apart=True)
+        apart = [one_turn(together[0], turn) for turn in self.trained]
         found = [spelt(self.template, one) for one in self.rendered]
         return apart if found == [spans_of(pieces, self.trained) for pieces in apart] else together
 
     def _history_straddles(self, pieces: Pieces) -> bool:
-        """Whether a token may cover the border between a prompt and the turn behind it, in the history.
+        """Whether a prompt in the history has other ids where its turn follows: a token may cover the border.
 
         An engine encodes a history in one piece, so its ids can be others than those that were written.
         """
         backend = self.template.tokenizer.backend_tokenizer
-        history = [n for n, (_, turn) in enumerate(pieces) if turn is not None and turn < self.trained[-1]]
-        for n in history:
-            border = sum(len(text) for text, _ in pieces[:n])
-            text = "".join(text for text, _ in pieces[: n + 1])
-            offsets = backend.encode(text, add_special_tokens=False).offsets
-            if any(start < border < end for start, end in offsets):
+        for n, (_, turn) in enumerate(pieces):
+            if turn is None or turn >= self.trained[-1]:
+                continue
+            texts = ["".join(text for text, _ in pieces[:end]) for end in (n, n + 1)]
+            prompt, through = (backend.encode(text, add_special_tokens=False).ids for text in texts)
+            if through[: len(prompt)] != prompt:
                 return True
         return False
 
@@ -68,6 +68,12 @@ class Case:
         """No control token is spelt in it."""
         spelt = [*(control for control in CONTROLS if control != "<0x0A>"), *FAMILIES[self.family].special]
         return not any(control in repr(self.conversation) for control in spelt)
+
+
+def one_turn(pieces: Pieces, turn: int) -> Pieces:
+    """The text up to `turn`, which alone is learnt."""
+    end = max(n for n, (_, one) in enumerate(pieces) if one == turn)
+    return [(text, turn if one == turn else None) for text, one in pieces[: end + 1]]
 
 
 def spans_of(pieces: Pieces, trained: list[int]) -> Spans:
@@ -190,7 +196,8 @@ def check_no_smuggled_tokens(case: Case) -> None:
     )
 
     def count(renderings: tuple[Rendered, ...]) -> list[list[int]]:
-        return [[i for i in one.input_ids if i in controls] for one in renderings]
+        """Of each trained turn: up to its end, whether or not one text holds them all."""
+        return [[i for i in one.input_ids[:end] if i in controls] for one in renderings for _, end in one.turns]
 
     train_on = "last" if case.last_only else "all"
     assert count(case.rendered) == count(case.template.render(bland, train_on=train_on))
