@@ -24,6 +24,8 @@ from finetune.errors import StorageError
 _LIMITS = ("ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA", "DNNL_DEFAULT_FPMATH_MODE")
 _MEASURE = "finetune.train.measure"
 """Prints the figures as JSON: a process of its own, because nothing here loads torch."""
+_METHOD = 2
+"""Of measuring: figures of another one are not found."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +78,7 @@ def _parsed(content: bytes) -> Processor:
 
 def _file() -> Path:
     limits = [os.environ.get(name) for name in _LIMITS]
-    depends_on = [sys.executable, platform.python_version(), version("torch"), _model(), limits]
+    depends_on = [_METHOD, sys.executable, platform.python_version(), version("torch"), _model(), limits]
     return cache_folder() / "processor" / f"{hashlib.sha256(repr(depends_on).encode()).hexdigest()[:16]}.json"
 
 
