@@ -10,11 +10,10 @@ The engine leaves a model as it found it, so that a training loop can call it be
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cached_property, partial
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
-from peft import PeftModel
 from transformers import (
     GenerationConfig,
     PreTrainedModel,
@@ -38,8 +37,11 @@ from finetune.model.attention import PLAIN, STOCK, attention_in_use, stock_atten
 from finetune.model.batch import collate, require_known_ids
 from finetune.model.head import SupervisedLoss
 from finetune.model.layout import apart, tolerance
-from finetune.model.tuning import Kind, Tuned
+from finetune.model.tuned import Kind, Tuned
 from finetune.model.vision import Vision, require_vision, sees
+
+if TYPE_CHECKING:
+    from peft import PeftModel
 
 _LEFT_AS_IS = (STOCK, PLAIN)
 _CHANGES_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
@@ -55,7 +57,7 @@ class HFEngine:
 
     def __init__(
         self,
-        model: PreTrainedModel | PeftModel,
+        model: "PreTrainedModel | PeftModel",
         template: ChatTemplate,
         *,
         device: torch.device | None = None,
@@ -65,7 +67,8 @@ class HFEngine:
         self.model = model
         self.template = template
         self._lockstep = lockstep
-        self._base = cast(PreTrainedModel, model.get_base_model() if isinstance(model, PeftModel) else model)
+        base = model if isinstance(model, PreTrainedModel) else model.get_base_model()
+        self._base = cast(PreTrainedModel, base)
         self._device = device or self._base.device
         self._adapter_on = self.has_adapter
         self._opened_eyes = vision
@@ -73,7 +76,7 @@ class HFEngine:
     @property
     def has_adapter(self) -> bool:
         """Whether there is something for `without_adapter` to switch off."""
-        return isinstance(self.model, PeftModel)
+        return not isinstance(self.model, PreTrainedModel)
 
     def generate(
         self,
@@ -255,8 +258,8 @@ class HFEngine:
         """How many tokens the model has embeddings for."""
         return int(self._base.config.get_text_config().vocab_size)
 
-    def _peft(self) -> PeftModel:
-        assert isinstance(self.model, PeftModel)
+    def _peft(self) -> "PeftModel":
+        assert not isinstance(self.model, PreTrainedModel)
         return self.model
 
     def _stock(self) -> AbstractContextManager[None]:
@@ -297,7 +300,7 @@ def _memory(prompts: Sequence[Prompt], at_once: int) -> Iterator[None]:
         ) from error
 
 
-def _refuse_changed_base(model: PeftModel) -> None:
+def _refuse_changed_base(model: "PeftModel") -> None:
     settings = model.active_peft_config.to_dict()
     if settings.get("bias", "none") != "none":
         why = f"bias: {settings['bias']} trained the base's own biases"

@@ -15,7 +15,6 @@ from finetune.config.schema import ModelConfig
 from finetune.infer.hf import HFEngine
 from finetune.model.load import load_base
 from finetune.model.precision import precision_to_answer
-from finetune.model.tuning import load_adapter
 
 
 def load_engine(
@@ -53,8 +52,12 @@ def load_engine(
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     precision = precision_to_answer(source.model, config, device)
     base = load_base(source.model, config, device=device, precision=precision)
-    model = base if source.adapter is None else load_adapter(base, source.adapter).model
-    return HFEngine(model, template)
+    if source.adapter is None:
+        return HFEngine(base, template)
+    # Here, not above: peft takes a second to load, and a model without an adapter needs none of it.
+    from finetune.model.tuning import load_adapter
+
+    return HFEngine(load_adapter(base, source.adapter).model, template)
 
 
 def _warn_of_other_base(source: folder.Source) -> None:
