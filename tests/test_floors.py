@@ -133,7 +133,7 @@ def test_training_loads_no_library_that_it_does_not_use() -> None:
 
 
 def test_a_model_without_an_adapter_answers_without_peft(taught: Path) -> None:
-    """With what it brings along (bitsandbytes, torch's compiler) that takes longer to load than such a model."""
+    """With what it brings along (bitsandbytes, torch's compiler) that takes longer to load than the model."""
     code = """
 import sys
 from finetune.data.encode import Prompt
