@@ -5,19 +5,25 @@ stop the process between any two.
 """
 
 import errno
+import fcntl
 import hashlib
 import os
 import re
 import shutil
+import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from finetune import log
 from finetune.errors import FolderInUseError, StorageError
 
 TEMPORARY = "tmp-"
-"""What the name of everything unfinished begins with; the next run of the folder removes it."""
+"""What the names of folders with unfinished things begin with. What makes one ours is the mark in it."""
+MARK = "finetune-unfinished"
+"""A file in such a folder: which process writes there. It is locked as long as that process lives."""
 
+_OURS = re.compile(f"{TEMPORARY}[0-9a-f]{{8}}")
 _CAUSES = {
     errno.ENOSPC: "the disk is full",
     errno.EDQUOT: "the disk quota is used up",
@@ -42,27 +48,22 @@ def cache_folder() -> Path:
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Put `content` at `path`, mode 0644: a reader sees the old file or the new one, also after a crash.
+    """Put `content` at `path`: a reader sees the old file or the new one, also after a crash.
 
     Makes the folder where there is none. Raises StorageError.
     """
-    temporary = path.with_name(f"{TEMPORARY}{os.getpid()}-{path.name}")
     with storage_errors(path, needed=len(content)):
         path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            write_synced(temporary, content)
-            temporary.rename(path)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
-        sync_folder(path.parent)
+        with workspace(path.parent) as work:
+            write_synced(work / path.name, content)
+            (work / path.name).rename(path)
+            sync_folder(path.parent)
 
 
 def write_synced(path: Path, content: bytes) -> None:
-    """Write a file, mode 0644, and wait until it lies on the disk."""
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+    """Write a file and wait until it lies on the disk."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
     try:
-        os.fchmod(descriptor, 0o644)
         view = memoryview(content)
         while view:
             view = view[os.write(descriptor, view) :]
@@ -72,25 +73,129 @@ def write_synced(path: Path, content: bytes) -> None:
 
 
 @contextmanager
+def workspace(parent: Path) -> Iterator[Path]:
+    """Yield a new folder in `parent` for what is not finished; nothing of it is left in the end.
+
+    Finished things are renamed out of it. Where a process is killed the folder stays, and the next workspace in
+    `parent` removes it. Raises OSError.
+    """
+    sweep(parent)
+    folder, mark = _new_marked(parent)
+    try:
+        yield folder
+    finally:
+        _remove(folder)
+        os.close(mark)
+
+
+def sweep(parent: Path) -> None:
+    """Remove what processes that died left unfinished in `parent`; says so before.
+
+    Nothing else is touched: not what has no mark of ours, and not what a process still holds.
+    """
+    for folder in sorted(parent.glob(f"{TEMPORARY}*")):
+        mark = _abandoned(folder)
+        if mark is not None:
+            log.info(f"{folder}: removing what an earlier process left unfinished")
+            _remove(folder)
+            os.close(mark)
+
+
+def _new_marked(parent: Path) -> tuple[Path, int]:
+    """A folder and its locked mark; another one where somebody's sweep was faster than the mark."""
+    while True:
+        folder = parent / f"{TEMPORARY}{uuid.uuid4().hex[:8]}"
+        folder.mkdir()
+        try:
+            return folder, _marked(folder)
+        except (FileNotFoundError, BlockingIOError):
+            continue
+        except BaseException:
+            _remove(folder)
+            raise
+
+
+def _marked(folder: Path) -> int:
+    mark = os.open(folder / MARK, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+    try:
+        _lock(mark)
+        os.pwrite(mark, _mark_of(os.getpid()), 0)
+        (folder / MARK).stat()
+    except BaseException:
+        os.close(mark)
+        raise
+    return mark
+
+
+def _lock(mark: int) -> None:
+    try:
+        fcntl.flock(mark, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise
+    except OSError:
+        pass  # a file system without locks: nobody takes the folder for dead either
+
+
+def _abandoned(folder: Path) -> int | None:
+    """The mark of a folder that is ours and in nobody's hands, locked; else None.
+
+    A process may die before it has written its mark, or after it has removed it: an empty folder by our kind
+    of name goes too.
+    """
+    if not _OURS.fullmatch(folder.name) or folder.is_symlink():
+        return None
+    with suppress(OSError):
+        folder.rmdir()
+        return None
+    try:
+        mark = os.open(folder / MARK, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(mark, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        written = os.pread(mark, 100, 0)
+        if written.startswith(_mark_of()) or (not written and len(list(folder.iterdir())) == 1):
+            return mark
+    except OSError:
+        pass
+    os.close(mark)
+    return None
+
+
+def _mark_of(process: int | str = "") -> bytes:
+    return f"unfinished, written by finetune, process {process}".encode()
+
+
+def _remove(folder: Path) -> None:
+    """The mark last, once all else is gone: what stays after a kill or an error is still known as ours."""
+    with suppress(OSError):
+        for path in folder.iterdir():
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            elif path.name != MARK:
+                path.unlink(missing_ok=True)
+        (folder / MARK).unlink(missing_ok=True)
+        folder.rmdir()
+
+
+@contextmanager
 def unpublished(output: Path) -> Iterator[Path]:
-    """Yield an empty folder beside `output`, which becomes `output` when the block ends without an error.
+    """Yield an empty folder, which becomes `output` when the block ends without an error.
 
     After an error, a signal that Python sees or a full disk nothing is left. Raises FolderInUseError where
     `output` exists, StorageError for what the disk refuses.
     """
     refuse_existing(output)
-    folder = output.with_name(f"{TEMPORARY}{os.getpid()}-{output.name}")
-    try:
-        with storage_errors(output):
-            output.parent.mkdir(parents=True, exist_ok=True)
+    with storage_errors(output):
+        output.parent.mkdir(parents=True, exist_ok=True)
+        with workspace(output.parent) as work:
+            folder = work / output.name
             folder.mkdir()
             yield folder
             _flush(folder)
             refuse_existing(output)
             folder.rename(output)
             sync_folder(output.parent)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def refuse_existing(output: Path) -> None:
@@ -108,21 +213,27 @@ def refuse_existing_file(output: Path) -> None:
 
 
 def _flush(folder: Path) -> None:
-    """Wait until every file and name lies on the disk; safetensors leaves files that only their owner reads."""
+    """Wait until every file and name lies on the disk."""
     for path in sorted(folder.rglob("*")):
-        path.chmod(0o755 if path.is_dir() else 0o644)
+        grant(path)
         descriptor = os.open(path, os.O_RDONLY)
         try:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
-    folder.chmod(0o755)
     sync_folder(folder)
 
 
+def grant(path: Path) -> None:
+    """Give a file or folder of another library the mode that the user's umask says; safetensors writes 0600."""
+    mask = os.umask(0o077)
+    os.umask(mask)
+    path.chmod((0o777 if path.is_dir() else 0o666) & ~mask)
+
+
 def seal(path: Path) -> str:
-    """Wait until a file another library wrote lies on the disk, readable by all (0644); return its sha256."""
-    path.chmod(0o644)
+    """Wait until a file another library wrote lies on the disk, with the umask's mode; return its sha256."""
+    grant(path)
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
         os.fsync(file.fileno())

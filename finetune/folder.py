@@ -139,7 +139,7 @@ def read_run(output: Path, *needed: str) -> dict[str, Any]:
 
 
 def write_json(path: Path, value: object) -> None:
-    """Write a value as indented JSON, whole or not at all, mode 0644. Raises StorageError."""
+    """Write a value as indented JSON, whole or not at all. Raises StorageError."""
     write_atomically(path, (json.dumps(value, indent=1, ensure_ascii=False) + "\n").encode())
 
 

@@ -78,7 +78,7 @@ def _only_one(folder: Path) -> Iterator[None]:
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         lock = os.open(
-            folder.with_name(f"{folder.name[:2]}.lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644
+            folder.with_name(f"{folder.name[:2]}.lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666
         )
     except OSError:
         yield  # nothing can be kept here, so there is nothing to wait for

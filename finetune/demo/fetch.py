@@ -147,7 +147,7 @@ def _alone(folder: Path) -> Iterator[None]:
     """Wait until no other process fetches into `folder`, and keep others waiting; makes the folder."""
     with storage_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        descriptor = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield

@@ -34,7 +34,7 @@ def opened(output: Path) -> Iterator[BinaryIO]:
         raise FolderInUseError(f"{output}: is no regular file; half-done work could not be found again in it")
     with storage_errors(output):
         output.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(output, os.O_RDWR | os.O_CREAT, 0o644)
+        descriptor = os.open(output, os.O_RDWR | os.O_CREAT, 0o666)
     with os.fdopen(descriptor, "r+b") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

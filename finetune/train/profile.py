@@ -93,10 +93,9 @@ class Profile:
 
     def _tell(self) -> None:
         target = self.output / TRACE_FILE
-        aside = target.with_name(f"{disk.TEMPORARY}{TRACE_FILE}")
-        with disk.storage_errors(target):
-            self._profiler.export_chrome_trace(str(aside))
-            aside.replace(target)
+        with disk.storage_errors(target), disk.workspace(self.output) as work:
+            self._profiler.export_chrome_trace(str(work / TRACE_FILE))
+            (work / TRACE_FILE).rename(target)
         for line in table(parts_of(self._profiler.events()), self.last - self.first + 1):
             log.info(line)
         log.info(f"every operation of these steps: {target} (open it in https://ui.perfetto.dev)")

@@ -12,6 +12,13 @@ from finetune.disk import unpublished, write_atomically
 Trace = list[tuple[str, str]]
 
 
+def _place(path: Path) -> str:
+    """`tmp` for the folder of unfinished things, `tmp/NAME` for what lies right in it, else the name."""
+    if path.name.startswith("tmp-"):
+        return "tmp"
+    return f"tmp/{path.name}" if path.parent.name.startswith("tmp-") else path.name
+
+
 @pytest.fixture
 def traced(harness: ModuleType, tmp_path: Path) -> Callable[[Callable[[Path], None]], Trace]:
     """What `work(folder)` asks of the file system, in a child: operation and path inside the folder."""
@@ -27,7 +34,7 @@ def traced(harness: ModuleType, tmp_path: Path) -> Callable[[Callable[[Path], No
 
         assert harness.forked(in_child) == 0
         found = [(name, Path(path).relative_to(folder)) for name, path in json.loads(told.read_text())]
-        return [(name, "tmp" if path.name.startswith("tmp-") else path.name) for name, path in found]
+        return [(name, _place(path)) for name, path in found]
 
     return trace
 
@@ -36,14 +43,16 @@ def test_a_file_lies_on_the_disk_before_it_takes_the_old_one_s_place_and_so_does
     traced: Callable[[Callable[[Path], None]], Trace],
 ) -> None:
     trace = traced(lambda folder: write_atomically(folder / "run.json", b"{}"))
-    assert [entry for entry in trace if entry[0] not in ("os.mkdir", "os.chmod")] == [
-        ("open", "tmp"),
-        ("write", "tmp"),
-        ("fsync", "tmp"),
-        ("os.rename", "tmp"),
+    begun = trace.index(("open", "tmp/run.json"))
+    assert trace[begun : begun + 6] == [
+        ("open", "tmp/run.json"),
+        ("write", "tmp/run.json"),
+        ("fsync", "tmp/run.json"),
+        ("os.rename", "tmp/run.json"),
         ("open", ""),
         ("fsync", ""),
     ]
+    assert trace[-1] == ("os.rmdir", "tmp")
 
 
 def test_a_folder_lies_on_the_disk_before_it_gets_its_name_and_so_does_its_name_after(
@@ -56,7 +65,7 @@ def test_a_folder_lies_on_the_disk_before_it_gets_its_name_and_so_does_its_name_
             (made / "deep" / "model.safetensors").write_text("weights")
 
     trace = traced(publish)
-    renamed = trace.index(("os.rename", "tmp"))
+    renamed = trace.index(("os.rename", "tmp/merged"))
     synced = {path for name, path in trace[:renamed] if name == "fsync"}
-    assert synced == {"config.json", "deep", "model.safetensors", "tmp"}
+    assert synced == {"config.json", "deep", "model.safetensors", "tmp/merged"}
     assert ("fsync", "") in trace[renamed:]

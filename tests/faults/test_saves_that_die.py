@@ -138,10 +138,10 @@ def test_everything_reaches_the_disk_before_its_name_is_published(
     trace: list[tuple[str, Path]],
 ) -> None:
     publish = next(
-        i for i, (name, path) in enumerate(trace) if name == "os.rename" and path.name[:5] == "tmp-3"
+        i for i, (name, path) in enumerate(trace) if name == "os.rename" and path.name == "checkpoint-3"
     )
     temporary = trace[publish][1]
-    output = temporary.parent
+    output = temporary.parent.parent
     synced = [path.relative_to(temporary).as_posix() for name, path in trace[:publish] if name == "fsync"]
     assert set(synced) == {*content(output / "checkpoint-3"), "sub", "."}
     assert synced[-2:] == ["manifest.json", "."], "the manifest last, then the folder that names it all"

@@ -20,7 +20,7 @@ from finetune.folder import checkpoints, verify
 from finetune.train.checkpoint import state as state_module
 from finetune.train.checkpoint.holder import WholeHolder
 from finetune.train.checkpoint.identity import Identity
-from finetune.train.checkpoint.retain import remove_unfinished, retain
+from finetune.train.checkpoint.retain import retain
 from finetune.train.checkpoint.rng import capture_rng, restore_rng
 from finetune.train.checkpoint.save import restore, save_checkpoint, snapshot
 from finetune.train.checkpoint.state import Best, TrainState
@@ -327,18 +327,6 @@ def test_the_new_checkpoint_is_committed_before_the_old_one_goes(
     training.run(1).save(tmp_path, limit=1)
     assert counts == [1, 2]
     assert names(tmp_path) == ["checkpoint-2"]
-
-
-def test_what_died_half_written_is_removed_and_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "tmp-3-abcd").mkdir()
-    (tmp_path / "tmp-3-abcd" / "model.safetensors").write_text("half")
-    (tmp_path / "tmp-77-run.json").write_text("{")
-    (tmp_path / "mine.txt").write_text("keep")
-    remove_unfinished(tmp_path)
-    assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
-    assert capsys.readouterr().err.count("\n") == 1
-    remove_unfinished(tmp_path)
-    assert capsys.readouterr().err == ""
 
 
 def test_the_scalars_are_readable_by_a_person(tmp_path: Path) -> None:

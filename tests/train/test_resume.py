@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterable
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from finetune.disk import workspace
 from finetune.errors import CheckpointError, FolderInUseError, ResumeMismatchError
 from finetune.train.checkpoint.identity import Identity
 from finetune.train.checkpoint.lock import run_lock
@@ -48,6 +50,17 @@ def damage(checkpoint: Path) -> None:
     (checkpoint / "training_state.safetensors").write_bytes(data)
 
 
+def left_unfinished(folder: Path) -> None:
+    """What a process leaves that is killed while it writes there."""
+    child = os.fork()
+    if child == 0:
+        with workspace(folder) as work:
+            (work / "half.safetensors").write_text("half")
+            os.kill(os.getpid(), signal.SIGKILL)
+    os.waitpid(child, 0)
+    assert len(list(folder.glob("tmp-*/half.safetensors"))) == 1
+
+
 @pytest.fixture
 def output(tmp_path: Path) -> Path:
     """A run killed after step 30: checkpoints 10, 20, 30, its files, and something half written."""
@@ -56,7 +69,7 @@ def output(tmp_path: Path) -> Path:
         save(folder, step)
     (folder / "run.json").write_text(json.dumps({"status": "running"}))
     (folder / "metrics.jsonl").write_text('{"step": 1}\n')
-    (folder / "tmp-40-abcd").mkdir()
+    left_unfinished(folder)
     return folder
 
 

@@ -22,7 +22,7 @@ def run_lock(output: Path) -> Iterator[None]:
     """
     with storage_errors(output):
         output.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(output / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        descriptor = os.open(output / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
     try:
         _take(descriptor, output)
         yield

@@ -1,6 +1,5 @@
 """Which checkpoints stay, and what becomes of the others. No torch: it runs before anything heavy is loaded."""
 
-import shutil
 import uuid
 from pathlib import Path
 
@@ -37,27 +36,13 @@ def _is_whole(checkpoint: Path) -> bool:
 
 
 def _remove(checkpoint: Path) -> None:
-    """Under another name first: a kill in the middle must not leave half a checkpoint under its own."""
-    doomed = temporary_of(checkpoint)
+    """Out of its place first: a kill in the middle must not leave half a checkpoint under its name."""
     try:
-        checkpoint.rename(doomed)
-        disk.sync_folder(checkpoint.parent)
-        shutil.rmtree(doomed)
+        with disk.workspace(checkpoint.parent) as doomed:
+            checkpoint.rename(doomed / checkpoint.name)
+            disk.sync_folder(checkpoint.parent)
     except OSError as error:
         log.warning(f"{checkpoint}: cannot be removed ({error}); training goes on, the disk fills")
-
-
-def remove_unfinished(output: Path) -> None:
-    """Remove what runs that died here left half written. Only under the run's lock."""
-    left_over = sorted(output.glob(f"{disk.TEMPORARY}*"))
-    for path in left_over:
-        if path.is_dir():
-            shutil.rmtree(path, ignore_errors=True)
-        else:
-            path.unlink(missing_ok=True)
-    if left_over:
-        names = ", ".join(path.name for path in left_over)
-        log.info(f"{output}: removed what an earlier run left unfinished: {names}")
 
 
 def set_aside(checkpoint: Path) -> Path:
@@ -68,12 +53,6 @@ def set_aside(checkpoint: Path) -> Path:
         )
         disk.sync_folder(checkpoint.parent)
     return aside
-
-
-def temporary_of(checkpoint: Path) -> Path:
-    """A name beside it, new each time, for what is not yet or no longer a checkpoint."""
-    step = checkpoint.name.removeprefix("checkpoint-")
-    return checkpoint.with_name(f"{disk.TEMPORARY}{step}-{_id()}")
 
 
 def _id() -> str:

@@ -4,7 +4,6 @@ tmp-<step>-<id>/  write → fsync files and folders → manifest.json → fsync
 rename to checkpoint-<step>/  (the commit) → fsync the parent → retention
 """
 
-import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -31,7 +30,7 @@ from finetune.train.checkpoint.holder import (
     describe_schedule,
 )
 from finetune.train.checkpoint.identity import Identity
-from finetune.train.checkpoint.retain import retain, set_aside, temporary_of
+from finetune.train.checkpoint.retain import retain, set_aside
 from finetune.train.checkpoint.rng import capture_rng
 from finetune.train.checkpoint.state import Best, TrainState, read_state, write_state
 
@@ -130,8 +129,8 @@ def _bytes_needed(output: Path, state: TrainState, only_model: bool) -> int:
 def _write_and_publish(
     target: Path, state: TrainState, write_model: Callable[[Path], None], identity: Identity, only_model: bool
 ) -> None:
-    folder = temporary_of(target)
-    try:
+    with disk.workspace(target.parent) as work:
+        folder = work / target.name
         folder.mkdir()
         write_model(folder)
         if not only_model:
@@ -140,10 +139,7 @@ def _write_and_publish(
         disk.write_synced(folder / MANIFEST_FILE, encode_manifest(manifest))
         disk.sync_folder(folder)
         folder.rename(target)
-    except BaseException:
-        shutil.rmtree(folder, ignore_errors=True)
-        raise
-    disk.sync_folder(target.parent)
+        disk.sync_folder(target.parent)
 
 
 def _seal_all(folder: Path) -> dict[str, FileEntry]:
