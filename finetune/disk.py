@@ -76,8 +76,8 @@ def write_synced(path: Path, content: bytes) -> None:
 def open_lock(path: Path) -> int:
     """A descriptor of a lock file, made if need be with its folder; the system drops locks when a process dies.
 
-    In a folder that somebody else made, a link or a pipe may stand in its place, and what we write would go where
-    that leads. Raises FolderInUseError for these, StorageError.
+    In a folder that somebody else made, a link or a pipe may stand in its place, and what we write would go to
+    where that leads. Raises FolderInUseError for these, StorageError.
     """
     flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
     with storage_errors(path):
