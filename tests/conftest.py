@@ -72,7 +72,7 @@ def taught(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from finetune.model.batch import collate
     from finetune.model.head import SupervisedLoss
     from finetune.model.tiny import TEMPLATE, make_tiny
-    from finetune.model.tuning import Tuned
+    from finetune.model.tuned import Tuned
 
     conversations = taught_conversations()
     said = [message.content for conversation in conversations for message in conversation.messages]

@@ -132,6 +132,23 @@ def test_training_loads_no_library_that_it_does_not_use() -> None:
     assert [name for name in json.loads(result.stdout.splitlines()[-1]) if name in UNUSED] == []
 
 
+def test_a_model_without_an_adapter_answers_without_peft(taught: Path) -> None:
+    """With what it brings along (bitsandbytes, torch's compiler) that takes longer to load than the model."""
+    code = """
+import sys
+from finetune.data.encode import Prompt
+from finetune.infer.engine import Sampling
+from finetune.infer.load import load_engine
+import finetune.serve.terminal, finetune.infer.command, finetune.eval.command
+engine = load_engine(sys.argv[1])
+assert engine.generate([Prompt([1])], Sampling(max_new_tokens=2))
+list(engine.stream(Prompt([1]), Sampling(max_new_tokens=2)))
+"""
+    loaded = heavy_modules_after(code, str(taught))
+    assert {"torch", "safetensors"} <= set(loaded)
+    assert not {"peft", "bitsandbytes", "deepspeed", "datasets", "pandas", "nltk"} & set(loaded)
+
+
 def test_loading_torch_leaves_it_out_of_every_later_search_for_garbage() -> None:
     code = """
 import gc

@@ -7,16 +7,15 @@ from finetune import folder, log
 from finetune.config.load import load_config, recorded_config
 from finetune.config.permissions import Permissions
 from finetune.config.schema import Config, DataConfig
-from finetune.data.dataset import load_conversations
-from finetune.disk import storage_errors
+from finetune.data.dataset import Sample, load_conversations
 from finetune.errors import DataError
 from finetune.eval.evaluate import evaluate_under
 from finetune.eval.loss import reference_loss
+from finetune.eval.place import SCORES_FILE, place_for, subject_of
 from finetune.eval.report import Report
 from finetune.folder import PREDICTIONS_FILE
+from finetune.infer.hf import HFEngine
 from finetune.infer.load import load_engine
-
-SCORES_FILE = "scores.json"
 
 
 def evaluate_file(
@@ -34,7 +33,8 @@ def evaluate_file(
 ) -> Report:
     """Score the model on the file; writes predictions.jsonl and scores.json to `output`.
 
-    `output` None: `eval/<data file>` in the run folder, or below the current folder for what is no run.
+    `output` None: `eval/<data file>` in the run folder, or below the current folder for what is no run; where
+    that is another file's, or another model's, a folder beside it (place.py).
     Without `config` a run is evaluated under its own settings, anything else under the defaults. What those
     settings allow does not count: only this command's arguments and `config` give permissions.
     """
@@ -42,17 +42,26 @@ def evaluate_file(
     permissions = Permissions(allow_remote_images=allow_remote_images, image_roots=image_roots)
     settings = _settings(run, data_file, config, permissions)
     samples = load_conversations(settings.data_config, data_file, Path())[: limit or settings.evaluation.limit]
-    place = output or _place(run, model_or_run, data_file)
-    with storage_errors(place):
-        place.mkdir(parents=True, exist_ok=True)
-    engine = load_engine(
-        model_or_run,
-        quantization=quantization,
-        trust_remote_code=trust_remote_code,
-        chat_template=_given_template(config, settings),
-        options=settings.model.chat_template_kwargs if config is not None else None,
-        thinking=settings.data_config.thinking,
-    )
+    with place_for(subject_of(model_or_run, data_file, quantization), output, run) as place:
+        engine = load_engine(
+            model_or_run,
+            quantization=quantization,
+            trust_remote_code=trust_remote_code,
+            chat_template=_given_template(config, settings),
+            options=settings.model.chat_template_kwargs if config is not None else None,
+            thinking=settings.data_config.thinking,
+        )
+        report = _report(settings, engine, samples, data_file, batch_size, place)
+        scores = {"model": model_or_run, "data": data_file, **report.as_dict()}
+        folder.write_json(place / SCORES_FILE, scores)
+        log.info(f"predictions: {place / PREDICTIONS_FILE}")
+    return report
+
+
+def _report(
+    settings: Config, engine: HFEngine, samples: Sequence[Sample], data_file: str, batch_size: int, place: Path
+) -> Report:
+    """Scores and loss; writes the predictions."""
     report = evaluate_under(
         settings, engine, samples, batch_size=batch_size, predictions_path=place / PREDICTIONS_FILE
     )
@@ -60,10 +69,7 @@ def evaluate_file(
         reasons = "; ".join(f"{count} left out: {reason}" for reason, count in report.skipped.items())
         raise DataError(f"{data_file}: nothing to score ({reasons})")
     longest = settings.max_input_length + settings.max_output_length
-    report = report.with_loss(reference_loss(engine, samples, max_length=longest))
-    folder.write_json(place / SCORES_FILE, {"model": model_or_run, "data": data_file, **report.as_dict()})
-    log.info(f"predictions: {place / PREDICTIONS_FILE}")
-    return report
+    return report.with_loss(reference_loss(engine, samples, max_length=longest))
 
 
 def _settings(run: Path | None, data_file: str, config: Path | None, given: Permissions) -> Config:
@@ -87,8 +93,3 @@ def _given_template(config: Path | None, settings: Config) -> Path | None:
     """The Jinja file of a YAML that was named; a run's own is in its checkpoints."""
     named = settings.model.chat_template
     return Path(named) if config is not None and named is not None else None
-
-
-def _place(run: Path | None, model_or_run: str, data_file: str) -> Path:
-    name = Path(data_file).stem
-    return Path(f"eval-{Path(model_or_run).name}") / name if run is None else run / "eval" / name

@@ -25,7 +25,7 @@ from finetune.errors import DataError, TemplateError
 from finetune.eval import metrics as m
 from finetune.eval.accepted import why_wrong
 from finetune.eval.report import Report
-from finetune.infer.engine import Completion, Engine, Sampling
+from finetune.infer.engine import AnswerNumber, Completion, Engine, Sampling
 from finetune.infer.text import readable
 
 Turns = Literal["all", "last"]
@@ -33,13 +33,17 @@ Turns = Literal["all", "last"]
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """One assistant turn to be written: message `turn` (from 0) of the conversation at `origin` (file:line)."""
+    """One assistant turn to be written: message `number.turn` of the conversation at `origin` (file:line)."""
 
     origin: str
-    turn: int
+    number: AnswerNumber
     asked: Conversation
     prompt: Prompt
     reference: Message
+
+    @property
+    def turn(self) -> int:
+        return self.number.turn
 
     @property
     def kind(self) -> str:
@@ -77,7 +81,8 @@ def evaluate(
     """
     questions, skipped = ask(engine.template, samples, turns=turns, max_input_length=max_input_length)
     prompts = [question.prompt for question in questions]
-    completions = engine.generate(prompts, sampling or Sampling(), batch_size)
+    numbers = [question.number for question in questions]
+    completions = engine.generate(prompts, sampling or Sampling(), batch_size, numbers)
     with log.progress("scoring", len(questions)) as advance:
         answers = []
         for question, completion in zip(questions, completions, strict=True):
@@ -118,8 +123,8 @@ def ask(
     """The questions in `samples`, in order, and how many turns (or conversations) were left out, by reason."""
     questions, skipped = [], Counter[str]()
     with log.progress("prompts", len(samples)) as advance:
-        for sample in samples:
-            outcomes = _outcomes(template, sample, turns, max_input_length)
+        for number, sample in enumerate(samples):
+            outcomes = _outcomes(template, sample, number, turns, max_input_length)
             questions += [outcome for outcome in outcomes if isinstance(outcome, Question)]
             skipped.update(outcome for outcome in outcomes if isinstance(outcome, str))
             advance(1)
@@ -127,13 +132,13 @@ def ask(
 
 
 def _outcomes(
-    template: ChatTemplate, sample: Sample, turns: Turns, max_input_length: int | None
+    template: ChatTemplate, sample: Sample, number: int, turns: Turns, max_input_length: int | None
 ) -> list[Question | str]:
     """For each turn that counts its question, or the reason why it has none."""
     positions = _turns_of(sample.conversation, turns)
     if not positions:
         return ["no assistant turn"]
-    return [_question(template, sample, turn, max_input_length) for turn in positions]
+    return [_question(template, sample, AnswerNumber(number, turn), max_input_length) for turn in positions]
 
 
 def _turns_of(conversation: Conversation, turns: Turns) -> list[int]:
@@ -143,9 +148,10 @@ def _turns_of(conversation: Conversation, turns: Turns) -> list[int]:
 
 
 def _question(
-    template: ChatTemplate, sample: Sample, turn: int, max_input_length: int | None
+    template: ChatTemplate, sample: Sample, number: AnswerNumber, max_input_length: int | None
 ) -> Question | str:
     """The question, or why there is none."""
+    turn = number.turn
     if turn == 0:
         return "opens its conversation"
     try:
@@ -161,7 +167,7 @@ def _question(
         raise DataError(f"{sample.origin}: {wrong.code} {wrong.reason}") from None
     if max_input_length is not None and len(prompt) > max_input_length:
         return "prompt too long"
-    return Question(sample.origin, turn, sample.conversation.before(turn), prompt, reference)
+    return Question(sample.origin, number, sample.conversation.before(turn), prompt, reference)
 
 
 def prompt_for(template: ChatTemplate, conversation: Conversation, turn: int) -> Prompt:

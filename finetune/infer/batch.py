@@ -3,36 +3,33 @@
     INPUT   any format of data/                                    line n
     OUTPUT  {"origin", "messages": […, the answer], "tools", …}    line n
 
-Lines are appended in INPUT's order as they are done. A run that was stopped goes on behind its last whole line;
-lines that answer something else, or were written by another model or sampling, are never added to.
+Lines are appended in INPUT's order as they are done. A run that was stopped goes on behind its last whole
+line, and writes what it would have written at once; lines that answer something else, or were written by
+somebody else, are never added to (output.py).
 """
 
 import base64
-import fcntl
+import hashlib
 import json
-import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from finetune import log
 from finetune.chat.messages import Conversation, Image, Message
 from finetune.data.dataset import Sample
 from finetune.data.encode import Prompt, prompt_of
+from finetune.data.images.look import look
+from finetune.data.images.wrong import WrongImageError
 from finetune.data.reading.fields import WrongRecordError
-from finetune.disk import storage_errors
-from finetune.errors import DataError, FolderInUseError, TemplateError
-from finetune.infer.engine import Completion, Engine, Sampling
+from finetune.errors import DataError, TemplateError
+from finetune.infer.engine import AnswerNumber, Completion, Engine, Sampling
+from finetune.infer.output import Row, append, opened, require_same_work, whole_lines
 
 BATCHES_AT_ONCE = 4
 """Batches that are sorted by length together; what a crash loses at most."""
-
-_BEGINNING = b'{"origin": '
-
-Row = dict[str, Any]
 
 
 def generate_file(
@@ -42,25 +39,25 @@ def generate_file(
     *,
     sampling: Sampling,
     batch_size: int,
-    model: str,
+    author: Mapping[str, Any],
 ) -> int:
     """Answer every conversation of `samples` into `output` (JSON lines); returns how many lines are new.
 
-    A conversation that ends with an answer is answered anew, from before it. `model` names what answers; it is
-    loaded when `output` is known to be ours and something is left to do.
+    A conversation that ends with an answer is answered anew, from before it. `author`: who answers, as
+    author.py describes it; `load`ed when `output` is known to be ours and something is left to do.
     Raises FolderInUseError where `output` is not the beginning of this very work, or another process writes it.
     """
     asked = [_asked(sample) for sample in samples]
-    author = {"model": model, "sampling": asdict(sampling)}
-    with _opened(output) as file:
-        done, size = _whole_lines(file)
-        _require_same_work(output, done, asked, author)
+    author = {**author, "sampling": asdict(sampling)}
+    with opened(output) as file:
+        done, size = whole_lines(file)
+        require_same_work(output, done, (_expected(sample, author) for sample in asked), len(asked))
         file.truncate(size)
         file.seek(size)
         if done:
             log.info(f"{output}: {len(done)} of {len(asked)} lines are there already; going on behind them")
         if len(done) < len(asked):
-            write = partial(_append, file, output, author)
+            write = partial(append, file, output, author)
             _answer_rest(load(), asked, len(done), sampling, batch_size, write)
     return len(asked) - len(done)
 
@@ -78,9 +75,7 @@ def _answer_rest(
     with log.progress("conversations", len(samples)) as advance:
         advance(done)
         for start in range(done, len(samples), chunk):
-            # Another seed for each chunk: one and the same would draw the same luck again and again.
-            drawn = replace(sampling, seed=sampling.seed + start)
-            rows = _answer(engine, samples[start : start + chunk], drawn, batch_size)
+            rows = _answer(engine, samples[start : start + chunk], start, sampling, batch_size)
             write(rows)
             advance(len(rows))
 
@@ -95,9 +90,14 @@ def _asked(sample: Sample) -> Sample:
     return replace(sample, conversation=sample.conversation.before(len(messages) - 1))
 
 
-def _answer(engine: Engine, samples: Sequence[Sample], sampling: Sampling, batch_size: int) -> list[Row]:
+def _answer(
+    engine: Engine, samples: Sequence[Sample], first: int, sampling: Sampling, batch_size: int
+) -> list[Row]:
+    """The lines of the samples, which are number `first` and following in INPUT."""
     prompts = [_prompt(engine, sample) for sample in samples]
-    completions = engine.generate(prompts, sampling, batch_size)
+    turns = (len(sample.conversation.messages) for sample in samples)
+    numbers = [AnswerNumber(*pair) for pair in enumerate(turns, start=first)]
+    completions = engine.generate(prompts, sampling, batch_size, numbers)
     return [_row(engine, *answered) for answered in zip(samples, completions, strict=True)]
 
 
@@ -113,7 +113,23 @@ def _prompt(engine: Engine, sample: Sample) -> Prompt:
 def _row(engine: Engine, sample: Sample, completion: Completion) -> Row:
     question = as_openai(sample.conversation)
     messages = [*question.pop("messages"), message_as_openai(engine.template.parse(completion.ids))]
-    return {"origin": sample.origin, "messages": messages, **question, "finish": completion.finish}
+    row = {"origin": sample.origin, "messages": messages, **question, "finish": completion.finish}
+    return {**row, "asked": _hash_of(sample)}
+
+
+def _expected(sample: Sample, author: Mapping[str, Any]) -> Row:
+    """The line of a sample, but for its answer."""
+    return {"origin": sample.origin, **as_openai(sample.conversation), "asked": _hash_of(sample), **author}
+
+
+def _hash_of(sample: Sample) -> str:
+    """Of all that is asked: messages, tools, and what the pictures hold."""
+    try:
+        pictures = [look(image).sha256 for image in sample.conversation.images]
+    except WrongImageError as wrong:
+        raise DataError(f"{sample.origin}: {wrong.code} {wrong.reason}") from None
+    content = json.dumps([as_openai(sample.conversation), pictures])
+    return hashlib.sha256(content.encode()).hexdigest()[:32]
 
 
 def as_openai(conversation: Conversation) -> dict[str, Any]:
@@ -155,77 +171,3 @@ def _part(part: str | Image) -> dict[str, Any]:
 
 def _function(tool: Any) -> dict[str, Any]:
     return {"name": tool.name, "description": tool.description, "parameters": dict(tool.parameters)}
-
-
-@contextmanager
-def _opened(output: Path) -> Iterator[BinaryIO]:
-    """The output file, made if need be, for this process alone."""
-    if output.is_dir():
-        raise FolderInUseError(f"{output}: is a folder; OUTPUT is the file to write")
-    if output.exists() and not output.is_file():
-        raise FolderInUseError(f"{output}: is no regular file; half-done work could not be found again in it")
-    with storage_errors(output):
-        output.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(output, os.O_RDWR | os.O_CREAT, 0o644)
-    with os.fdopen(descriptor, "r+b") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise FolderInUseError(
-                f"{output}: another process is writing it; wait for it, or stop it"
-            ) from None
-        yield file
-
-
-def _whole_lines(file: BinaryIO) -> tuple[list[Row | None], int]:
-    """The rows in `file`, None for a line that is no row, and how many bytes they take.
-
-    What follows the last line end is half a line; one that does not begin like ours is no row either.
-    """
-    content = file.read()
-    size = content.rfind(b"\n") + 1
-    rows = [_parse(line) for line in content[:size].splitlines()]
-    rest = content[size:]
-    ours = rest.startswith(_BEGINNING) or _BEGINNING.startswith(rest)
-    return (rows if ours else [*rows, None]), size
-
-
-def _parse(line: bytes) -> Row | None:
-    try:
-        row = json.loads(line)
-    except ValueError:
-        return None
-    return row if isinstance(row, dict) else None
-
-
-def _require_same_work(
-    output: Path, done: Sequence[Row | None], asked: Sequence[Sample], author: Mapping[str, Any]
-) -> None:
-    advice = "give another OUTPUT, or remove this one"
-    if len(done) > len(asked):
-        raise FolderInUseError(f"{output}: has {len(done)} lines, INPUT {len(asked)} conversations; {advice}")
-    for number, (row, sample) in enumerate(zip(done, asked, strict=False), start=1):
-        difference = _difference(row, sample, author)
-        if difference:
-            raise FolderInUseError(f"{output}:{number}: {difference}; {advice}")
-
-
-def _difference(row: Row | None, sample: Sample, author: Mapping[str, Any]) -> str | None:
-    """What makes a line of OUTPUT foreign to this work; None for one that belongs to it."""
-    if row is None or not isinstance(row.get("messages"), list):
-        return "not a line that `finetune generate` wrote"
-    if row["messages"][:-1] != as_openai(sample.conversation)["messages"]:
-        return f"answers another conversation than {sample.origin}"
-    if row.get("model") != author["model"]:
-        return f"was written by {row.get('model')}, not by {author['model']}"
-    if row.get("sampling") != author["sampling"]:
-        return "was written with other sampling settings"
-    return None
-
-
-def _append(file: BinaryIO, output: Path, author: Mapping[str, Any], rows: Sequence[Row]) -> None:
-    content = "".join(f"{json.dumps({**row, **author}, ensure_ascii=False)}\n" for row in rows).encode()
-    with storage_errors(output, needed=len(content)):
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())

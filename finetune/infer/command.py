@@ -2,9 +2,11 @@
 
 from pathlib import Path
 
+from finetune import folder
+from finetune.chat.load import load_template
 from finetune.config.schema import DataConfig
 from finetune.data.dataset import load_conversations
-from finetune.folder import resolve
+from finetune.infer.author import author_of
 from finetune.infer.batch import generate_file
 from finetune.infer.engine import Sampling
 from finetune.infer.load import load_engine
@@ -24,19 +26,15 @@ def generate_answers(
     """Answer the conversations of `input_file` into `output_file`; returns how many lines are new."""
     data_config = DataConfig(train_file=input_file, allow_remote_images=allow_remote_images)
     samples = load_conversations(data_config, input_file, Path())
+    source = folder.resolve(model_or_run)
+    template = load_template(source.template, trust_remote_code=trust_remote_code, model=source.model)
     return generate_file(
-        lambda: load_engine(model_or_run, quantization=quantization, trust_remote_code=trust_remote_code),
+        lambda: load_engine(
+            source, template=template, quantization=quantization, trust_remote_code=trust_remote_code
+        ),
         samples,
         output_file,
         sampling=sampling,
         batch_size=batch_size,
-        model=_author(model_or_run, quantization),
+        author=author_of(source, template, quantization=quantization, trust_remote_code=trust_remote_code),
     )
-
-
-def _author(model_or_run: str, quantization: str | None) -> str:
-    """The weights that answer: a run's name stays the same while its best checkpoint changes."""
-    source = resolve(model_or_run)
-    weights = source.adapter or source.model
-    name = str(weights.absolute() if isinstance(weights, Path) else weights)
-    return f"{name} in {quantization}" if quantization else name

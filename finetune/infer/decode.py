@@ -16,7 +16,7 @@ from transformers import DynamicCache, PreTrainedModel
 from finetune.data.encode import Prompt
 from finetune.data.images.picture import Picture
 from finetune.infer.choice import Choice
-from finetune.infer.engine import Sampling
+from finetune.infer.engine import FIRST, AnswerNumber, Sampling, counted
 from finetune.infer.slots import Round, Slots
 from finetune.model.vision import Vision
 
@@ -35,12 +35,12 @@ class Virtual:
 
 @dataclass(slots=True)
 class Row:
-    """A prompt by number, and what was written to it.
+    """A prompt, the number of its answer, and what was written of that.
 
     positions: of the prompt's tokens in time, rows and columns, (3, T) int64, where it has pictures.
     """
 
-    number: int
+    number: AnswerNumber
     prompt: list[int]
     pictures: tuple[Picture, ...] = ()
     positions: torch.Tensor | None = None
@@ -92,10 +92,15 @@ class Decoder:
 
     @torch.no_grad()
     def run(
-        self, prompts: Sequence[Prompt], device: torch.device, advance: Callable[[int], None]
+        self,
+        prompts: Sequence[Prompt],
+        device: torch.device,
+        advance: Callable[[int], None],
+        numbers: Sequence[AnswerNumber] | None = None,
     ) -> list[list[int]]:
-        """What is written to each prompt, in their order, the stop id included."""
-        rows = [self._row(number, prompt) for number, prompt in enumerate(prompts)]
+        """What is written to each prompt, in their order, the stop id included. `numbers` as for an Engine."""
+        numbered = zip(counted(prompts) if numbers is None else numbers, prompts, strict=True)
+        rows = [self._row(number, prompt) for number, prompt in numbered]
         run = _Run(self, rows, device)
         while run.waiting or run.running:
             try:
@@ -111,7 +116,7 @@ class Decoder:
                 advance(finished)
         return [row.written for row in rows]
 
-    def _row(self, number: int, prompt: Prompt) -> Row:
+    def _row(self, number: AnswerNumber, prompt: Prompt) -> Row:
         if not prompt.pictures:
             return Row(number, list(prompt.ids))
         assert self.vision is not None
@@ -124,7 +129,7 @@ class _Run:
 
     def __init__(self, decoder: Decoder, rows: Sequence[Row], device: torch.device) -> None:
         self.decoder, self.device = decoder, device
-        self.choice = Choice(decoder.sampling, len(rows))
+        self.choice = Choice(decoder.sampling)
         self.waiting = deque(sorted(rows, key=lambda row: -len(row.prompt)))
         self.running: list[Row] = []
         self.longest = decoder.virtual.tokens + len(self.waiting[0].prompt) if rows else 0
@@ -272,7 +277,7 @@ def trial(
 ) -> torch.Tensor:
     """Logits behind two texts, (2, V), as rows compute them: the second begins where the first goes on."""
     run = _Run(Decoder(model, virtual, Sampling(), (), 1), [], device)
-    first, second = Row(0, texts[0][:-1]), Row(1, texts[1])
+    first, second = Row(FIRST, texts[0][:-1]), Row(FIRST, texts[1])
     run.running.append(first)
     run.logits()
     first.written.append(texts[0][-1])

@@ -3,7 +3,7 @@
 from collections.abc import Generator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 from finetune.chat.template import ChatTemplate
 from finetune.data.encode import Prompt
@@ -17,7 +17,8 @@ class Sampling:
     """How the next token is chosen; names and meanings are transformers' `GenerationConfig`'s.
 
     Every value is stated here, so nothing in a checkpoint's own generation_config.json changes a result.
-    `top_k` 0: no limit. `seed` fixes what is drawn, and leaves the process's random numbers alone.
+    `top_k` 0: no limit. With `seed` goes what is drawn for an answer's number and a token's position, whatever
+    else is written beside or before it; the process's random numbers are left alone.
     """
 
     max_new_tokens: int = 512
@@ -40,6 +41,13 @@ class Sampling:
         _require(self.repetition_penalty > 0, "repetition_penalty", self.repetition_penalty, "above 0")
 
 
+class AnswerNumber(NamedTuple):
+    """Which conversation of its file an answer belongs to, and which of its messages it is; both from 0."""
+
+    conversation: int
+    turn: int = 0
+
+
 @dataclass(frozen=True, slots=True)
 class Completion:
     """The ids a model wrote. With `finish` "stop" the stop id ends them: it tells a call from an answer."""
@@ -48,14 +56,31 @@ class Completion:
     finish: Finish
 
 
+FIRST = AnswerNumber(0)
+
+
+def counted(prompts: Sequence[Prompt]) -> list[AnswerNumber]:
+    """The numbers of prompts that are all there is."""
+    return [AnswerNumber(i) for i in range(len(prompts))]
+
+
 class Engine(Protocol):
     """A model that writes, and the template it was taught with."""
 
     @property
     def template(self) -> ChatTemplate: ...
 
-    def generate(self, prompts: Sequence[Prompt], sampling: Sampling, batch_size: int = 1) -> list[Completion]:
-        """One completion per prompt, in the order of the prompts."""
+    def generate(
+        self,
+        prompts: Sequence[Prompt],
+        sampling: Sampling,
+        batch_size: int = 1,
+        numbers: Sequence[AnswerNumber] | None = None,
+    ) -> list[Completion]:
+        """One completion per prompt, in the order of the prompts.
+
+        numbers: of the answers, on which it depends what is drawn for each; None: `counted`.
+        """
         ...
 
     @property
@@ -63,7 +88,9 @@ class Engine(Protocol):
         """Whether there is something for `without_adapter` to switch off."""
         ...
 
-    def stream(self, prompt: Prompt, sampling: Sampling) -> Generator[str, None, Completion]:
+    def stream(
+        self, prompt: Prompt, sampling: Sampling, number: AnswerNumber = FIRST
+    ) -> Generator[str, None, Completion]:
         """The completion's text, piece by piece, without special tokens; returns the whole of it.
 
         Closing the generator ends the work. `num_beams` above 1 cannot be streamed.

@@ -8,13 +8,12 @@ The engine leaves a model as it found it, so that a training loop can call it be
 """
 
 from collections.abc import Generator, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
-from functools import cached_property
-from typing import Any, cast
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import cached_property, partial
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
-from peft import PeftModel
 from transformers import (
     GenerationConfig,
     PreTrainedModel,
@@ -27,8 +26,9 @@ from finetune import log
 from finetune.chat.template import ChatTemplate
 from finetune.data.encode import WEIGHT, Example, Prompt
 from finetune.errors import ConfigError, MemoryExhaustedError, ModelError, is_out_of_memory
+from finetune.infer.choice import random_bits
 from finetune.infer.decode import Decoder, Virtual, trial
-from finetune.infer.engine import Completion, Finish, Sampling
+from finetune.infer.engine import FIRST, AnswerNumber, Completion, Finish, Sampling, counted
 from finetune.infer.padded import Padded
 from finetune.infer.slots import SLOTS, why_no_slots
 from finetune.infer.text import TextPieces
@@ -37,8 +37,11 @@ from finetune.model.attention import PLAIN, STOCK, attention_in_use, stock_atten
 from finetune.model.batch import collate, require_known_ids
 from finetune.model.head import SupervisedLoss
 from finetune.model.layout import apart, tolerance
-from finetune.model.tuning import Kind, Tuned
+from finetune.model.tuned import Kind, Tuned
 from finetune.model.vision import Vision, require_vision, sees
+
+if TYPE_CHECKING:
+    from peft import PeftModel
 
 _LEFT_AS_IS = (STOCK, PLAIN)
 _CHANGES_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
@@ -54,7 +57,7 @@ class HFEngine:
 
     def __init__(
         self,
-        model: PreTrainedModel | PeftModel,
+        model: "PreTrainedModel | PeftModel",
         template: ChatTemplate,
         *,
         device: torch.device | None = None,
@@ -64,7 +67,8 @@ class HFEngine:
         self.model = model
         self.template = template
         self._lockstep = lockstep
-        self._base = cast(PreTrainedModel, model.get_base_model() if isinstance(model, PeftModel) else model)
+        base = model if isinstance(model, PreTrainedModel) else model.get_base_model()
+        self._base = cast(PreTrainedModel, base)
         self._device = device or self._base.device
         self._adapter_on = self.has_adapter
         self._opened_eyes = vision
@@ -72,31 +76,42 @@ class HFEngine:
     @property
     def has_adapter(self) -> bool:
         """Whether there is something for `without_adapter` to switch off."""
-        return isinstance(self.model, PeftModel)
+        return not isinstance(self.model, PreTrainedModel)
 
-    def generate(self, prompts: Sequence[Prompt], sampling: Sampling, batch_size: int = 1) -> list[Completion]:
+    def generate(
+        self,
+        prompts: Sequence[Prompt],
+        sampling: Sampling,
+        batch_size: int = 1,
+        numbers: Sequence[AnswerNumber] | None = None,
+    ) -> list[Completion]:
         """One completion per prompt, in the order of the prompts; longest first, so that memory runs out early.
 
-        Results do not depend on the batches but for rounding; sampled ones of transformers' `generate` do.
+        Results do not depend on the batches, but where rounding of the logits decides.
         """
+        numbers = counted(prompts) if numbers is None else numbers
         if prompts and self._why_not_slots(prompts, sampling) is None:
-            return self._write(prompts, sampling, batch_size)
+            return self._write(prompts, numbers, sampling, batch_size)
         order = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))
+        at_once = 1 if _draws_beams(sampling) else batch_size
         done: dict[int, Completion] = {}
-        with self._stock(), _own_randomness(sampling.seed), log.progress("generating", len(order)) as advance:
-            for start in range(0, len(order), batch_size):
-                batch = order[start : start + batch_size]
-                done |= zip(batch, self._complete([prompts[i] for i in batch], sampling), strict=True)
+        with self._stock(), log.progress("generating", len(order)) as advance:
+            for start in range(0, len(order), at_once):
+                batch = order[start : start + at_once]
+                asked, theirs = [prompts[i] for i in batch], [numbers[i] for i in batch]
+                done |= zip(batch, self._complete(asked, theirs, sampling), strict=True)
                 advance(len(batch))
         return [done[i] for i in range(len(prompts))]
 
-    def stream(self, prompt: Prompt, sampling: Sampling) -> Generator[str, None, Completion]:
+    def stream(
+        self, prompt: Prompt, sampling: Sampling, number: AnswerNumber = FIRST
+    ) -> Generator[str, None, Completion]:
         """The text of one completion as it is written; the worker ends when the consumer does."""
         if sampling.num_beams > 1:
             raise ConfigError("num_beams: a beam search cannot be streamed; use num_beams: 1")
         pieces = TextPieces(self.template.text, self.template.stop_ids)
         ids: list[int] = []
-        with Worker(lambda streamer, stop: self._run_streamed(prompt, sampling, streamer, stop)) as tokens:
+        with Worker(partial(self._run_streamed, prompt, number, sampling)) as tokens:
             for token in tokens:
                 ids.append(token)
                 if piece := pieces.add(token):
@@ -140,11 +155,16 @@ class HFEngine:
                 parameter.requires_grad_(value)
 
     def _run_streamed(
-        self, prompt: Prompt, sampling: Sampling, streamer: BaseStreamer, stop: StoppingCriteria
+        self,
+        prompt: Prompt,
+        number: AnswerNumber,
+        sampling: Sampling,
+        streamer: BaseStreamer,
+        stop: StoppingCriteria,
     ) -> None:
-        one_beam = {"streamer": streamer, "stopping_criteria": StoppingCriteriaList([stop])}
-        with self._stock(), _own_randomness(sampling.seed):
-            self._padded([prompt]).write([prompt], sampling, one_beam)
+        more = {"streamer": streamer, "stopping_criteria": StoppingCriteriaList([stop])}
+        with self._stock():
+            self._padded([prompt]).write([prompt], [number], sampling, more)
 
     @cached_property
     def _vision(self) -> Vision:
@@ -161,13 +181,19 @@ class HFEngine:
         longest = virtual + max(map(len, prompts)) + sampling.max_new_tokens
         return why_no_slots(self._base, longest) or self._slots_fail
 
-    def _write(self, prompts: Sequence[Prompt], sampling: Sampling, batch_size: int) -> list[Completion]:
+    def _write(
+        self,
+        prompts: Sequence[Prompt],
+        numbers: Sequence[AnswerNumber],
+        sampling: Sampling,
+        batch_size: int,
+    ) -> list[Completion]:
         self._require_known(prompts)
         with self._as(SLOTS), log.progress("generating", len(prompts)) as advance, _memory(prompts, batch_size):
             vision = self._vision if any(prompt.pictures for prompt in prompts) else None
             stop_ids = self.template.stop_ids
             decoder = Decoder(self._base, self._virtual(), sampling, stop_ids, batch_size, vision=vision)
-            rows = decoder.run(prompts, self._device, advance)
+            rows = decoder.run(prompts, self._device, advance, numbers)
         return [_completion(row, self.template.stop_ids) for row in rows]
 
     @torch.no_grad()
@@ -205,9 +231,12 @@ class HFEngine:
         if self._virtual_tokens()[0] == "prompt" and any(prompt.pictures for prompt in prompts):
             raise ModelError("virtual words of a prompt and pictures do not go together; use another adapter")
 
-    def _complete(self, prompts: Sequence[Prompt], sampling: Sampling) -> list[Completion]:
-        with _memory(prompts, len(prompts)):
-            rows = self._padded(prompts).write(prompts, sampling, {}).tolist()
+    def _complete(
+        self, prompts: Sequence[Prompt], numbers: Sequence[AnswerNumber], sampling: Sampling
+    ) -> list[Completion]:
+        drawing = _random_beams(sampling.seed, *numbers) if _draws_beams(sampling) else nullcontext()
+        with _memory(prompts, len(prompts)), drawing:
+            rows = self._padded(prompts).write(prompts, numbers, sampling, {}).tolist()
         return [_completion(row, self.template.stop_ids) for row in rows]
 
     def _padded(self, prompts: Sequence[Prompt]) -> Padded:
@@ -229,8 +258,8 @@ class HFEngine:
         """How many tokens the model has embeddings for."""
         return int(self._base.config.get_text_config().vocab_size)
 
-    def _peft(self) -> PeftModel:
-        assert isinstance(self.model, PeftModel)
+    def _peft(self) -> "PeftModel":
+        assert not isinstance(self.model, PreTrainedModel)
         return self.model
 
     def _stock(self) -> AbstractContextManager[None]:
@@ -271,7 +300,7 @@ def _memory(prompts: Sequence[Prompt], at_once: int) -> Iterator[None]:
         ) from error
 
 
-def _refuse_changed_base(model: PeftModel) -> None:
+def _refuse_changed_base(model: "PeftModel") -> None:
     settings = model.active_peft_config.to_dict()
     if settings.get("bias", "none") != "none":
         why = f"bias: {settings['bias']} trained the base's own biases"
@@ -291,10 +320,15 @@ def _completion(row: Sequence[int], stop_ids: Sequence[int]) -> Completion:
     return Completion(list(row), finish)
 
 
+def _draws_beams(sampling: Sampling) -> bool:
+    """Whether transformers draws: it does so for all rows of a batch in turn, so that each goes alone."""
+    return sampling.do_sample and sampling.num_beams > 1
+
+
 @contextmanager
-def _own_randomness(seed: int) -> Iterator[None]:
-    """Draw from `seed`, then go on as if nothing had been drawn."""
+def _random_beams(seed: int, number: AnswerNumber) -> Iterator[None]:
+    """Seed the process's random numbers for one answer; afterwards they go on as if nothing had been drawn."""
     devices = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
     with torch.random.fork_rng(devices=devices):
-        torch.manual_seed(seed)
+        torch.manual_seed(random_bits(seed, number, 0) >> 1)
         yield

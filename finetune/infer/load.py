@@ -9,36 +9,38 @@ import torch
 from finetune import folder, log
 from finetune.base import compare_base
 from finetune.chat.load import load_template
+from finetune.chat.template import ChatTemplate
 from finetune.chat.thoughts import Thinking
 from finetune.config.schema import ModelConfig
 from finetune.infer.hf import HFEngine
 from finetune.model.load import load_base
 from finetune.model.precision import precision_to_answer
-from finetune.model.tuning import load_adapter
 
 
 def load_engine(
-    model_or_run: str,
+    model_or_run: str | folder.Source,
     *,
     quantization: str | None = None,
     trust_remote_code: bool = False,
     chat_template: Path | None = None,
     options: Mapping[str, Any] | None = None,
     thinking: Thinking = "train",
+    template: ChatTemplate | None = None,
 ) -> HFEngine:
     """Load a model, adapter, checkpoint or run with the template it was taught with; says which it took.
 
     `options`, `thinking`: as for ChatTemplate; what a run was taught with is in its template already.
+    `template`: where somebody has loaded it before.
 
     The base keeps the dtype it is stored in, or becomes `nf4` or `int8`; it goes to the GPU if there is one. On
     a CPU that is slow in that dtype, it becomes float32.
     Raises ModelError, TemplateError, UntrustedContentError, or MissingLibraryError without bitsandbytes.
     """
-    source = folder.resolve(model_or_run)
+    source = folder.resolve(model_or_run) if isinstance(model_or_run, str) else model_or_run
     log.info(f"model: {source.note}")
     _warn_of_other_base(source)
     # Before the weights, because it fails in a second where they take minutes.
-    template = load_template(
+    template = template or load_template(
         source.template,
         chat_template=chat_template,
         trust_remote_code=trust_remote_code,
@@ -50,8 +52,12 @@ def load_engine(
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     precision = precision_to_answer(source.model, config, device)
     base = load_base(source.model, config, device=device, precision=precision)
-    model = base if source.adapter is None else load_adapter(base, source.adapter).model
-    return HFEngine(model, template)
+    if source.adapter is None:
+        return HFEngine(base, template)
+    # Here, not above: peft takes a second to load, and a model without an adapter needs none of it.
+    from finetune.model.tuning import load_adapter
+
+    return HFEngine(load_adapter(base, source.adapter).model, template)
 
 
 def _warn_of_other_base(source: folder.Source) -> None:

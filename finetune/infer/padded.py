@@ -19,8 +19,9 @@ from transformers import GenerationConfig, PreTrainedModel
 
 from finetune.chat.template import ChatTemplate
 from finetune.data.encode import Prompt
+from finetune.infer.choice import Choice, Chosen
 from finetune.infer.decode import Virtual
-from finetune.infer.engine import Sampling
+from finetune.infer.engine import AnswerNumber, Sampling
 from finetune.model.head import looking_at_blank
 from finetune.model.vision import Vision, sees
 
@@ -40,15 +41,24 @@ class Padded:
     lockstep: bool = False
 
     @torch.no_grad()
-    def write(self, prompts: Sequence[Prompt], sampling: Sampling, more: Mapping[str, Any]) -> torch.Tensor:
+    def write(
+        self,
+        prompts: Sequence[Prompt],
+        numbers: Sequence[AnswerNumber],
+        sampling: Sampling,
+        more: Mapping[str, Any],
+    ) -> torch.Tensor:
         """The new tokens of each prompt, (B, T) int64, filled with the pad id behind a stop.
 
-        more: further arguments of `generate`.
+        more: further arguments of `generate`. Beams draw the process's random numbers, all else `Choice`'s.
         """
         arguments, columns = self._inputs(prompts, sampling.num_beams)
         config = generation_config(sampling, self.template)
         generate: Callable[..., torch.Tensor] = cast(Any, self.base).generate
         options = {"synced_gpus": self.lockstep, **more}
+        choice = Choice(sampling)
+        if sampling.num_beams == 1 and not choice.is_plain:
+            options["logits_processor"] = [Chosen(choice, prompts, numbers, columns)]
         with self._looking(prompts, sampling.num_beams, arguments):
             return generate(generation_config=config, **arguments, **options)[:, columns:]
 
@@ -150,18 +160,24 @@ def with_virtual_words(
 
 
 def generation_config(sampling: Sampling, template: ChatTemplate) -> GenerationConfig:
-    """`Sampling` in transformers' words. Values that have no effect are left out: it warns about them."""
+    """`Sampling` in transformers' words; but for beams, tokens are chosen by `Choice`, and the rest is greedy.
+
+    Values that have no effect are left out: it warns about them.
+    """
     options: dict[str, Any] = {
         "max_new_tokens": sampling.max_new_tokens,
-        "do_sample": sampling.do_sample,
         "num_beams": sampling.num_beams,
-        "repetition_penalty": sampling.repetition_penalty,
         "eos_token_id": list(template.stop_ids),
         "pad_token_id": template.pad_id,
         "use_cache": True,
     }
-    if sampling.num_beams > 1:
-        options["length_penalty"] = sampling.length_penalty
+    if sampling.num_beams == 1:
+        return GenerationConfig(**options)
+    options |= {
+        "do_sample": sampling.do_sample,
+        "length_penalty": sampling.length_penalty,
+        "repetition_penalty": sampling.repetition_penalty,
+    }
     if sampling.do_sample:
         options |= {"temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": sampling.top_k}
     return GenerationConfig(**options)

@@ -10,15 +10,15 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-from peft import PeftModel
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
+from transformers import PreTrainedModel
 
 from finetune.data.encode import WEIGHT, Example
 from finetune.model.batch import Batch, collate
 from finetune.model.by_layer import ByLayerLinear
 from finetune.model.cross_entropy import projected_cross_entropy, summed_cross_entropy
-from finetune.model.tuning import Kind, Tuned, adapter_off
+from finetune.model.tuned import Kind, Tuned
 from finetune.model.vision import Vision
 
 _PROBE = 8
@@ -74,6 +74,8 @@ class SupervisedLoss(nn.Module):
     @contextmanager
     def of_base(self) -> Iterator[None]:
         """While this is entered, the loss is that of the model without its adapter, prefix or prompt."""
+        from finetune.model.tuning import adapter_off
+
         kind, virtual_tokens = self.kind, self.virtual_tokens
         self.kind, self.virtual_tokens = "full", 0
         try:
@@ -122,13 +124,14 @@ class SupervisedLoss(nn.Module):
         if self.flat:
             inputs["borders"] = batch.borders
         # The base, called as a module: adapters sit in its layers, and what gathers shares hooks in here.
-        model: nn.Module = self.model.get_base_model() if isinstance(self.model, PeftModel) else self.model
+        tuned = self.model
+        model: nn.Module = tuned if isinstance(tuned, PreTrainedModel) else tuned.get_base_model()
         if self.kind == "prompt":
             # peft puts the virtual tokens in front of the row and counts the positions itself.
             model, rows = self.model, rows + self.virtual_tokens
         else:
             inputs["position_ids"] = batch.position_ids + self.virtual_tokens
-        if self.kind == "prefix" and isinstance(self.model, PeftModel):
+        if self.kind == "prefix" and not isinstance(self.model, PreTrainedModel):
             # peft's own forward drops position_ids, and a flat row cannot do without them.
             inputs["past_key_values"] = self.model.get_prompt(batch_size=1)
         with self._noise(batch), self._looking(batch):

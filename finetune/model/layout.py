@@ -9,7 +9,7 @@ from finetune.errors import ConfigError
 from finetune.model.attention import FLAT, Layout, stock_attention, use_attention, why_not_flat
 from finetune.model.batch import collate
 from finetune.model.head import SupervisedLoss
-from finetune.model.tuning import Tuned
+from finetune.model.tuned import Tuned
 
 # Of the length of a position's logits. Rounding stays below; a leak, a forgotten prefix or a window is above.
 _TOLERANCE = {torch.float32: 5e-3, torch.bfloat16: 1e-1, torch.float16: 2e-2}

@@ -11,7 +11,8 @@ from peft import PeftModel
 from safetensors.torch import save_file
 from torch import Tensor
 
-from finetune.model.tuning import LISTS_OF_MODULES, Tuned
+from finetune.model.tuned import Tuned
+from finetune.model.tuning import LISTS_OF_MODULES
 
 SHARD_BYTES = 5_000_000_000
 """Of one weight file."""

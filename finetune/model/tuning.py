@@ -7,9 +7,9 @@ import json
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from peft import (
@@ -40,53 +40,10 @@ from finetune.model.by_layer import ByLayerLinear
 from finetune.model.foreign import refuse_foreign_adapter
 from finetune.model.low_rank import LowRankLinear
 from finetune.model.names import also_left_alone, map_names, refuse_out_of_range, refuse_unmatched
+from finetune.model.tuned import Kind, Tuned
 from finetune.model.vision import sees
 
-Kind = Literal["full", "adapter", "prefix", "prompt"]
-
 LISTS_OF_MODULES = ("target_modules", "feedforward_modules", "exclude_modules", "modules_to_save")
-
-
-@dataclass(frozen=True, slots=True)
-class Tuned:
-    """A model ready to train."""
-
-    model: PreTrainedModel | PeftModel
-    kind: Kind
-    base_dtype: torch.dtype
-    """Of the base as it is stored: what a whole model is saved in, however wide it trains."""
-    virtual_tokens: int = 0
-    """How many a prefix or prompt puts before every conversation."""
-    computed_in: torch.dtype | None = None
-    """Of the products of frozen weights; None: `base_dtype`."""
-
-    @property
-    def compute_dtype(self) -> torch.dtype:
-        """Of the products of frozen weights."""
-        return self.computed_in or self.base_dtype
-
-    @property
-    def base(self) -> PreTrainedModel:
-        """The model below the adapter, or the model itself."""
-        base = self.model.get_base_model() if isinstance(self.model, PeftModel) else self.model
-        assert isinstance(base, PreTrainedModel)
-        return base
-
-    @property
-    def mixed(self) -> bool:
-        """Whether modules of a narrower base learn in float32 themselves: only autocast joins the two."""
-        if not isinstance(self.model, PeftModel) or self.compute_dtype == torch.float32:
-            return False
-        settings = self.model.active_peft_config.to_dict()
-        return bool(settings.get("modules_to_save")) or settings.get("bias", "none") != "none"
-
-    def trainable(self) -> Iterator[tuple[str, nn.Parameter]]:
-        """The parameters that learn, by name."""
-        return ((name, p) for name, p in self.model.named_parameters() if p.requires_grad)
-
-    def frozen(self) -> Iterator[tuple[str, nn.Parameter]]:
-        """The parameters that must come out of training as they went in."""
-        return ((name, p) for name, p in self.model.named_parameters() if not p.requires_grad)
 
 
 @contextmanager

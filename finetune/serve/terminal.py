@@ -19,7 +19,7 @@ from finetune.data.images.wrong import WrongImageError
 from finetune.data.reading.fields import WrongRecordError
 from finetune.data.reading.pictures import picture_of
 from finetune.errors import ConfigError, DataError, ModelError
-from finetune.infer.engine import Completion, Engine, Sampling
+from finetune.infer.engine import AnswerNumber, Completion, Engine, Sampling
 from finetune.printing import Lines, one_line, printable
 
 Read = Callable[[str], str | None]
@@ -170,17 +170,17 @@ def _turn(engine: Engine, speaker: Speaker, said: Message, sampling: Sampling, t
         return
     print(speaker.label, end="", flush=True)
     with speaker.switched():
-        answer = _show(engine, prompt, sampling)
+        answer = _show(engine, prompt, sampling, AnswerNumber(0, len(conversation.messages)))
     if answer.content or answer.tool_calls:
         speaker.history += [asked, answer]
     else:
         _note("[no answer; the line is forgotten]")
 
 
-def _show(engine: Engine, prompt: Prompt, sampling: Sampling) -> Message:
+def _show(engine: Engine, prompt: Prompt, sampling: Sampling, number: AnswerNumber) -> Message:
     """Write the answer while it comes. Ctrl-C stops it, and what was said so far counts as the answer."""
     said = ""
-    pieces = engine.stream(prompt, sampling)
+    pieces = engine.stream(prompt, sampling, number)
     try:
         while True:
             piece = next(pieces)

@@ -12,7 +12,7 @@ from finetune.data.opening import opening_tokens
 from finetune.errors import ConfigError
 from finetune.model.head import SupervisedLoss
 from finetune.model.prefix import keys_and_values, projection_weights
-from finetune.model.tuning import Tuned
+from finetune.model.tuned import Tuned
 from finetune.train.checkpoint.state import Parts, put_together
 from finetune.train.parallel import group
 from finetune.train.parallel.back_end import BackEnd

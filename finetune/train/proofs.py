@@ -7,7 +7,7 @@ import torch
 from torch.nn.functional import pad
 
 from finetune.errors import TrainingError, some_of
-from finetune.model.tuning import Tuned
+from finetune.model.tuned import Tuned
 from finetune.train.parallel import group
 
 Fingerprints = Mapping[str, tuple[int, ...]]

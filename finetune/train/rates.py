@@ -13,7 +13,7 @@ from typing import Any
 
 from finetune.config.sections import RunConfig
 from finetune.errors import ConfigError
-from finetune.model.tuning import Tuned
+from finetune.model.tuned import Tuned
 
 _B = re.compile(r"(^|\.)(lora_B|lora_embedding_B)(\.|$)")
 

@@ -27,7 +27,8 @@ from finetune.model.layout import choose_layout, use_layout
 from finetune.model.lean import keep_less
 from finetune.model.load import DTYPES, load_base
 from finetune.model.mapped import map_base
-from finetune.model.tuning import Tuned, apply_tuning, load_adapter
+from finetune.model.tuned import Tuned
+from finetune.model.tuning import apply_tuning, load_adapter
 from finetune.model.vision import Vision, tower_learns, vision_of
 from finetune.train.opening import Opening
 from finetune.train.optimizer import make_optimizer, make_schedule

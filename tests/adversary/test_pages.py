@@ -26,7 +26,8 @@ INJECTED = {
 }
 TAGS = {
     "html", "head", "meta", "title", "style", "body", "main", "header", "nav", "section", "article", "div",
-    "span", "strong", "p", "h1", "h2", "h3", "h4", "a", "pre", "code", "u", "s", "b", "table", "thead", "tbody", "tr",
+    "strong", "small",
+    "span", "p", "h1", "h2", "h3", "h4", "a", "pre", "code", "u", "s", "b", "table", "thead", "tbody", "tr",
     "th", "td", "ul", "li", "details", "summary", "progress", "svg", "rect", "path", "line", "text", "g",
     "circle", "polyline", "img", "footer", "figure", "figcaption", "link",
 }  # fmt: skip

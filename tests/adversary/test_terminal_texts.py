@@ -86,7 +86,7 @@ def test_an_answer_in_chat_has_its_lines_and_steers_nothing(
 
     spoken = SimpleNamespace(tool_calls=(SimpleNamespace(name=STEERS[kind], arguments={STEERS[kind]: 1}),))
     engine: Any = SimpleNamespace(stream=stream, template=SimpleNamespace(parse=lambda _: spoken))
-    _show(engine, None, Sampling())  # type: ignore[arg-type]
+    _show(engine, None, Sampling(), None)  # type: ignore[arg-type]
     said = capsys.readouterr()
     assert said.out.startswith("first\n")
     assert not STEERING & set(said.out + said.err)

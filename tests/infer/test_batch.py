@@ -34,7 +34,7 @@ def samples(known: Sequence[Conversation]) -> list[Sample]:
 
 
 def run(engine: HFEngine, samples: Sequence[Sample], output: Path, **changes: object) -> int:
-    settings = {"sampling": LONG, "batch_size": 2, "model": "taught"} | changes
+    settings = {"sampling": LONG, "batch_size": 2, "author": {"model": "taught"}} | changes
     return generate_file(lambda: engine, samples, output, **settings)  # type: ignore[arg-type]
 
 
@@ -128,7 +128,7 @@ def test_a_file_of_something_else_without_a_line_end_is_refused_and_kept(
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"model": "another"}, "was written by taught, not by another"),
+        ({"author": {"model": "another"}}, "was written by taught, not by another"),
         ({"sampling": replace(LONG, seed=3)}, "other sampling settings"),
     ],
 )
@@ -206,7 +206,7 @@ def test_no_model_is_loaded_when_nothing_is_left_to_do(
 
     output = tmp_path / "out.jsonl"
     output.write_bytes(finished)
-    assert generate_file(load, samples, output, sampling=LONG, batch_size=2, model="taught") == 0
+    assert generate_file(load, samples, output, sampling=LONG, batch_size=2, author={"model": "taught"}) == 0
 
 
 def test_a_device_is_not_read_as_half_done_work(engine: HFEngine, samples: list[Sample]) -> None:

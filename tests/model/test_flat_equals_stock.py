@@ -12,7 +12,8 @@ from finetune.data.encode import Example
 from finetune.model.attention import FLAT, why_not_flat
 from finetune.model.batch import collate
 from finetune.model.head import SupervisedLoss
-from finetune.model.tuning import Tuned, apply_tuning
+from finetune.model.tuned import Tuned
+from finetune.model.tuning import apply_tuning
 from tests import families
 
 FAMILIES: dict[str, dict[str, Any]] = {

@@ -25,7 +25,8 @@ from finetune.model.batch import collate
 from finetune.model.head import SupervisedLoss
 from finetune.model.layout import use_layout
 from finetune.model.lean import Recipe, Shared, keep_less
-from finetune.model.tuning import Tuned, apply_tuning
+from finetune.model.tuned import Tuned
+from finetune.model.tuning import apply_tuning
 
 SHAPE = {
     "vocab_size": 64,

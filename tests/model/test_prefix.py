@@ -19,7 +19,8 @@ from finetune.model.head import SupervisedLoss
 from finetune.model.layout import use_layout
 from finetune.model.prefix import keys_and_values, projection_weights
 from finetune.model.save import save_tuned
-from finetune.model.tuning import Tuned, apply_tuning, load_adapter
+from finetune.model.tuned import Tuned
+from finetune.model.tuning import apply_tuning, load_adapter
 from tests.families import tiny
 
 TEXT = [1, 17, 4, 81, 33, 9]

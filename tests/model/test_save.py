@@ -17,7 +17,8 @@ from finetune.model.attention import FLAT
 from finetune.model.batch import collate
 from finetune.model.head import SupervisedLoss
 from finetune.model.save import save_tuned, state_stops
-from finetune.model.tuning import Tuned, apply_tuning
+from finetune.model.tuned import Tuned
+from finetune.model.tuning import apply_tuning
 from tests.train.conftest import LORA, PREFIX
 
 TUNING: TypeAdapter[Tuning] = TypeAdapter(Tuning)

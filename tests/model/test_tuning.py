@@ -17,7 +17,8 @@ from finetune.errors import ConfigError, ModelError, UntrustedContentError
 from finetune.model import tuning as room
 from finetune.model.save import save_tuned
 from finetune.model.tiny import make_tiny
-from finetune.model.tuning import Tuned, apply_tuning, load_adapter, peft_config
+from finetune.model.tuned import Tuned
+from finetune.model.tuning import apply_tuning, load_adapter, peft_config
 
 TUNING: TypeAdapter[Tuning] = TypeAdapter(Tuning)
 QKV = {"peft_type": "LORA", "target_modules": ["query_key_value"]}

@@ -22,7 +22,8 @@ from finetune.errors import ConfigError, DataError, ModelError
 from finetune.model.batch import collate
 from finetune.model.head import SupervisedLoss
 from finetune.model.layout import choose_layout, use_layout
-from finetune.model.tuning import Tuned, apply_tuning
+from finetune.model.tuned import Tuned
+from finetune.model.tuning import apply_tuning
 from finetune.model.vision import Vision, tower_learns
 from tests.seeing import FAMILIES, draw, make_seeing
 

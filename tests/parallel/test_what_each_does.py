@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from finetune.config.arguments import Placement
 from finetune.data.encode import Prompt
 from finetune.errors import ConfigError
-from finetune.infer.engine import Completion, Sampling
+from finetune.infer.engine import AnswerNumber, Completion, Sampling
 from finetune.train.parallel import group
 from finetune.train.parallel.shared_engine import SharedEngine
 from finetune.train.run import train
@@ -48,7 +48,10 @@ class _Counting:
     def __init__(self) -> None:
         self.asked: list[list[int]] = []
 
-    def generate(self, prompts: Sequence[Prompt], sampling: Sampling, batch_size: int = 1) -> list[Completion]:
+    def generate(
+        self, prompts: Sequence[Prompt], sampling: Sampling, batch_size: int, numbers: Sequence[AnswerNumber]
+    ) -> list[Completion]:
+        assert [prompt.ids[0] for prompt in prompts] == [number.conversation for number in numbers]
         self.asked += [prompt.ids for prompt in prompts]
         return [Completion(prompt.ids, "stop") for prompt in prompts]
 

@@ -34,9 +34,9 @@ WITH_TOOLS = TOOLS + QWEN_TEMPLATE.replace(END_OF_TURN, CALLS + END_OF_TURN)
 class Asked(HFEngine):
     """Remembers what it was asked."""
 
-    def stream(self, prompt, sampling):
+    def stream(self, prompt, sampling, number):
         self.asked = [*getattr(self, "asked", []), prompt]
-        return super().stream(prompt, sampling)
+        return super().stream(prompt, sampling, number)
 
 
 @pytest.fixture(scope="module")

@@ -128,9 +128,9 @@ def test_ctrl_c_stops_an_answer_and_what_was_said_so_far_is_remembered(
 ) -> None:
     stream, asked = engine.stream, []
 
-    def interrupted(prompt, sampling):
+    def interrupted(prompt, sampling, number):
         asked.append(engine.template.text(prompt.ids))
-        pieces = stream(prompt, sampling)
+        pieces = stream(prompt, sampling, number)
         if len(asked) > 1:
             return (yield from pieces)
         for _ in range(pieces_before):
@@ -183,9 +183,9 @@ def test_a_real_interrupt_while_the_model_is_writing_frees_it_for_the_next_line(
 ) -> None:
     stream, prompts = engine.stream, []
 
-    def interrupted(prompt, sampling):
+    def interrupted(prompt, sampling, number):
         prompts.append(prompt)
-        pieces = stream(prompt, sampling)
+        pieces = stream(prompt, sampling, number)
         yield next(pieces)
         if len(prompts) == 1:
             threading.Timer(0.1, lambda: os.kill(os.getpid(), signal.SIGINT)).start()

@@ -10,7 +10,8 @@ from transformers import AutoModelForCausalLM
 
 from finetune.config.tuning import LoraTuning, PrefixTuning
 from finetune.errors import TrainingError
-from finetune.model.tuning import Tuned, apply_tuning
+from finetune.model.tuned import Tuned
+from finetune.model.tuning import apply_tuning
 from finetune.train.proofs import check_first_gradients, check_frozen, fingerprint_frozen
 
 

@@ -13,7 +13,8 @@ from finetune.config.arguments import Optimizer
 from finetune.config.sections import RunConfig
 from finetune.config.tuning import LoraTuning
 from finetune.errors import ConfigError, ResumeMismatchError
-from finetune.model.tuning import Tuned, apply_tuning
+from finetune.model.tuned import Tuned
+from finetune.model.tuning import apply_tuning
 from finetune.train.optimizer import make_optimizer
 from finetune.train.rates import own_rates
 from finetune.train.run import train

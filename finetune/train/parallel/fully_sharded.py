@@ -11,7 +11,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from finetune import world
 from finetune.model.batch import Batch
 from finetune.model.head import SupervisedLoss
-from finetune.model.tuning import Tuned
+from finetune.model.tuned import Tuned
 from finetune.train.checkpoint.holder import apply_groups, counts_on_host, describe_groups
 from finetune.train.checkpoint.state import OptimizerState, Parts, put_together
 from finetune.train.parallel.back_end import Update, apply_if_finite

@@ -7,7 +7,7 @@ from peft import PeftModel
 from torch import nn
 
 from finetune.errors import ConfigError
-from finetune.model.tuning import Tuned
+from finetune.model.tuned import Tuned
 
 
 def layers_of(tuned: Tuned, classes: Sequence[str] = ()) -> Iterator[nn.Module]:

@@ -9,7 +9,7 @@ from peft import PeftModel
 from torch import Tensor
 
 from finetune.model.save import save_prompt, save_streamed, save_tuned
-from finetune.model.tuning import Tuned
+from finetune.model.tuned import Tuned
 from finetune.train.checkpoint.state import Parts, put_together
 from finetune.train.parallel.back_end import BackEnd
 

@@ -6,7 +6,7 @@ from contextlib import AbstractContextManager
 from finetune import world
 from finetune.chat.template import ChatTemplate
 from finetune.data.encode import Prompt
-from finetune.infer.engine import Completion, Engine, Sampling
+from finetune.infer.engine import FIRST, AnswerNumber, Completion, Engine, Sampling, counted
 from finetune.train.parallel import group
 
 
@@ -27,23 +27,34 @@ class SharedEngine:
     def has_adapter(self) -> bool:
         return self._engine.has_adapter
 
-    def generate(self, prompts: Sequence[Prompt], sampling: Sampling, batch_size: int = 1) -> list[Completion]:
+    def generate(
+        self,
+        prompts: Sequence[Prompt],
+        sampling: Sampling,
+        batch_size: int = 1,
+        numbers: Sequence[AnswerNumber] | None = None,
+    ) -> list[Completion]:
         """One completion per prompt, in the order of the prompts; each is written by exactly one process."""
         # Dealt out longest first, so that the processes have about the same to do.
         order = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))
         mine = order[world.rank() :: world.world_size()]
-        asked = [prompts[i] for i in mine]
+        asked = list(mine)
         if self._lockstep:
             most = -(-len(order) // world.world_size())
-            asked += [prompts[order[-1]]] * (most - len(mine))  # answered to keep step, and forgotten
-        written = self._engine.generate(asked, sampling, batch_size)[: len(mine)]
+            asked += [order[-1]] * (most - len(mine))  # answered to keep step, and forgotten
+        numbers = counted(prompts) if numbers is None else numbers
+        written = self._engine.generate(
+            [prompts[i] for i in asked], sampling, batch_size, [numbers[i] for i in asked]
+        )[: len(mine)]
         done: dict[int, Completion] = {}
         for answers in group.gather(dict(zip(mine, written, strict=True))):
             done |= answers
         return [done[i] for i in range(len(prompts))]
 
-    def stream(self, prompt: Prompt, sampling: Sampling) -> Generator[str, None, Completion]:
-        return self._engine.stream(prompt, sampling)
+    def stream(
+        self, prompt: Prompt, sampling: Sampling, number: AnswerNumber = FIRST
+    ) -> Generator[str, None, Completion]:
+        return self._engine.stream(prompt, sampling, number)
 
     def without_adapter(self) -> AbstractContextManager[None]:
         return self._engine.without_adapter()

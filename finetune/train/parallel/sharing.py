@@ -15,7 +15,7 @@ from finetune.config.sharding import why_not_shared
 from finetune.errors import ConfigError
 from finetune.model.head import SupervisedLoss
 from finetune.model.load import DTYPES, read_model_config, stored_dtype
-from finetune.model.tuning import Tuned
+from finetune.model.tuned import Tuned
 from finetune.train.parallel.back_end import BackEnd
 from finetune.train.parallel.replicated import Replicated
 

@@ -18,7 +18,7 @@ from finetune.config.modules import is_in
 from finetune.errors import MissingLibraryError
 from finetune.model.batch import Batch
 from finetune.model.head import SupervisedLoss
-from finetune.model.tuning import Tuned
+from finetune.model.tuned import Tuned
 from finetune.train.checkpoint.holder import (
     apply_settings,
     describe_groups,
