@@ -130,13 +130,12 @@ def load_adapter(model: PreTrainedModel, folder: Path, *, trainable: bool = Fals
 
 def read_adapter_settings(folder: Path) -> dict[str, Any]:
     """adapter_config.json as it stands. Raises ModelError."""
-    where = folder / "adapter_config.json"
     try:
-        settings = json.loads(where.read_bytes())
+        settings = json.loads((folder / "adapter_config.json").read_bytes())
     except (OSError, ValueError, RecursionError) as error:
-        raise ModelError(f"{where}: cannot be used: {error}") from None
+        raise ModelError(f"{folder}: adapter_config.json cannot be used: {error}") from None
     if not isinstance(settings, dict):
-        raise ModelError(f"{where}: cannot be used: not a JSON object")
+        raise ModelError(f"{folder}: adapter_config.json cannot be used: not a JSON object")
     return settings
 
 
