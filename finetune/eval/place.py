@@ -94,7 +94,10 @@ def _owner(descriptor: int, place: Path) -> Subject | None:
     scores = place / SCORES_FILE  # all that there is of an evaluation by an earlier version
     before = _object(scores.read_bytes()) if scores.is_file() else {}
     if isinstance(model := before.get("model"), str) and isinstance(data := before.get("data"), str):
-        return subject_of(model, data, None)
+        try:
+            return subject_of(model, data, None)
+        except (ValueError, OSError, RuntimeError):  # what can be no path
+            return None
     return None
 
 

@@ -17,6 +17,7 @@ from finetune.infer.batch import as_openai
 from finetune.train.checkpoint.lock import LOCK_FILE as RUN_LOCK
 from finetune.train.checkpoint.lock import run_lock
 
+NUL = rb'{"model": "m", "data": "\u0000"}'
 FIRST = ("m/model", "a/test.jsonl", None)
 
 
@@ -70,7 +71,7 @@ def test_a_folder_of_an_earlier_version_belongs_to_what_its_scores_name(data: st
     assert (held(FIRST) == str(place)) is (data == "a/test.jsonl")
 
 
-@pytest.mark.parametrize("content", [b"", b"no json", b"[1]", b'{"model": 3}', b"[" * 9000])
+@pytest.mark.parametrize("content", [b"", b"no json", b"[1]", b'{"model": 3}', b"[" * 9000, NUL])
 def test_damaged_notes_are_nobodys(content: bytes) -> None:
     place = Path("eval-model/test")
     place.mkdir(parents=True)
