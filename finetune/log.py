@@ -18,7 +18,7 @@ from finetune.errors import (
     exit_code_of,
     is_out_of_memory,
 )
-from finetune.printing import Lines, drawing_on, one_line, printable
+from finetune.printing import Lines, drawing_on, in_front_of_rich, one_line, printable
 from finetune.redaction import redacted
 
 LEVELS = ("debug", "info", "warning", "error", "critical")
@@ -128,4 +128,5 @@ def progress(what: str, total: int | None) -> Iterator[Callable[[int], None]]:
     )
     with Progress(*columns, console=Console(file=drawing_on(sys.stderr)), transient=True) as bar:
         task = bar.add_task(redacted(one_line(what)), total=total)
-        yield lambda n: bar.advance(task, n)
+        with in_front_of_rich():
+            yield lambda n: bar.advance(task, n)

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from io import TextIOWrapper
-from typing import Any, TextIO
+from typing import Any, TextIO, cast
 
 from finetune.redaction import redacted
 
@@ -116,6 +116,17 @@ def guarded() -> Iterator[None]:
             stream.flush()
             _installed.append(Guarded(stream, messages=name == "stderr"))
             setattr(sys, name, _installed[-1])
+    try:
+        yield
+    finally:
+        sys.stdout, sys.stderr = before
+
+
+@contextmanager
+def in_front_of_rich() -> Iterator[None]:
+    """While rich has put its own streams in the place of stdout and stderr, escape what is written there."""
+    before = sys.stdout, sys.stderr
+    sys.stdout, sys.stderr = (cast(TextIO, Beside(stream)) for stream in before)
     try:
         yield
     finally:

@@ -131,3 +131,35 @@ def test_the_command_shows_a_file_name_as_one_harmless_line(tmp_path: Path) -> N
     assert not any(
         "forged" in line and line.startswith(("\\x1b", "error: forged")) for line in said.splitlines()
     )
+
+
+BESIDE_A_BAR = """
+import sys
+from finetune import log
+from finetune.printing import guarded
+with guarded(), log.progress("one [link=x]\\x1b]52;c;bar\\x07", 2) as advance:
+    log.info("\\x1b]52;c;told\\x07")
+    sys.stderr.write("\\x9d52;c;library\\x9c\\u202e\\n")
+    print("\\x9d52;c;result\\x9c\\u202e")
+    advance(1)
+"""
+
+
+def test_what_is_written_while_a_bar_is_drawn_is_guarded_too() -> None:
+    import os
+    import pty
+
+    ours, theirs = pty.openpty()
+    with subprocess.Popen([sys.executable, "-c", BESIDE_A_BAR], stdout=theirs, stderr=theirs) as process:
+        os.close(theirs)
+        said = b""
+        while True:
+            try:
+                said += os.read(ours, 65536)
+            except OSError:  # the other end is closed
+                break
+    os.close(ours)
+    assert process.returncode == 0, said.decode()
+    assert not set("\x07\x9c\x9d\u202e") & set(said.decode()) and b"\x1b]" not in said
+    for name in (b"told", b"library", b"result", b"bar"):
+        assert name in said
