@@ -2,7 +2,6 @@
 
 import sys
 from collections.abc import Sequence
-from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -10,6 +9,8 @@ import typer
 
 from finetune import __version__, log
 from finetune.errors import ConfigError, DataError, exit_code_of
+from finetune.printing import Lines, guarded
+from finetune.redaction import learn_command
 from finetune.startup import loading
 
 if TYPE_CHECKING:
@@ -48,6 +49,11 @@ TrustRemoteCode = Annotated[
 AllowRemoteImages = Annotated[
     bool,
     typer.Option("--allow-remote-images", help="Fetch images that data names by http(s). Off unless you ask."),
+]
+
+ImageRoots = Annotated[
+    list[str] | None,
+    typer.Option("--image-root", metavar="DIR", help="A folder, besides the data's, that images may lie in."),
 ]
 
 
@@ -113,7 +119,7 @@ def init(
     from finetune.init.story import init as write
 
     told = write(data, model, output, method, chat_template, remote_images=allow_remote_images)
-    print("\n".join(told))
+    print(Lines(told))
 
 
 @app.command()
@@ -163,7 +169,7 @@ def estimate(
     from finetune.estimate.story import estimate as ask
 
     found = ask(model, config, overrides or (), data=data, data_dir=data_dir, gpu=gpu, processes=processes)
-    print(json.dumps(found.as_dict()) if as_json else "\n".join(found.lines()))
+    print(json.dumps(found.as_dict()) if as_json else Lines(found.lines()))
 
 
 @app.command()
@@ -171,15 +177,20 @@ def rerun(
     output: Annotated[Path, typer.Argument(metavar="OUTPUT", help="Folder of the run to repeat.")],
     new_output: Annotated[Path, typer.Argument(metavar="NEW_OUTPUT", help="Folder of the new run.")],
     processes: Processes = None,
+    trust_remote_code: TrustRemoteCode = False,
+    allow_remote_images: AllowRemoteImages = False,
+    image_roots: ImageRoots = None,
 ) -> None:
-    """Run once more what OUTPUT/run.json describes, on the same data and model.
+    """Run once more what OUTPUT/run.json describes, on the same data and model. It gives no permission itself.
 
     Example: finetune rerun output output-again
     """
     with loading():
+        from finetune.config.permissions import Permissions
         from finetune.train.launcher import relaunch
 
-    print(relaunch(output, new_output, processes))
+    given = Permissions(trust_remote_code, allow_remote_images, image_roots or ())
+    print(relaunch(output, new_output, processes, given))
 
 
 @app.command("eval")
@@ -195,6 +206,7 @@ def evaluate(
     quantization: Quantization = None,
     trust_remote_code: TrustRemoteCode = False,
     allow_remote_images: AllowRemoteImages = False,
+    image_roots: ImageRoots = None,
 ) -> None:
     """Score what a model writes against DATA_FILE: ROUGE, BLEU, tool calls, loss and perplexity.
 
@@ -213,8 +225,9 @@ def evaluate(
         quantization=quantization,
         trust_remote_code=trust_remote_code,
         allow_remote_images=allow_remote_images,
+        image_roots=image_roots or (),
     )
-    print("\n".join(report.lines()))
+    print(Lines(report.lines()))
 
 
 @app.command()
@@ -311,7 +324,7 @@ def merge(
         from finetune.export.merge import merge as run
 
     merged = run(run_or_adapter, output, dtype, trust_remote_code=trust_remote_code, other_base=other_base)
-    print("\n".join(merged.lines()))
+    print(Lines(merged.lines()))
 
 
 @app.command()
@@ -342,9 +355,9 @@ def check(
     settings = all_of(data, remote_images=bool(given)) if config is None else load_config(config, given)
     template = None if model is None else template_under(settings, model)
     report = check_data(data, template, settings)
-    print(json.dumps(report.as_dict(), ensure_ascii=False) if as_json else "\n".join(report.lines()))
+    print(json.dumps(report.as_dict(), ensure_ascii=False) if as_json else Lines(report.lines()))
     if fix is not None:
-        print("\n".join(write_fixed(report, settings, fix)), file=sys.stderr if as_json else sys.stdout)
+        print(Lines(write_fixed(report, settings, fix)), file=sys.stderr if as_json else sys.stdout)
     elif not report.ok:
         raise typer.Exit(DataError.exit_code)
 
@@ -476,11 +489,10 @@ def main() -> None:
     arguments = sys.argv[1:]
     if "--debug" in arguments:
         arguments = ["--debug", *(argument for argument in arguments if argument != "--debug")]
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, TextIOWrapper):  # a terminal that is not UTF-8 gets escapes, not a traceback
-            stream.reconfigure(errors="backslashreplace")
-    try:
-        app(arguments, prog_name="finetune")
-    except (Exception, KeyboardInterrupt) as error:
-        log.failure(error)
-        sys.exit(exit_code_of(error))
+    learn_command(arguments)
+    with guarded():
+        try:
+            app(arguments, prog_name="finetune")
+        except (Exception, KeyboardInterrupt) as error:
+            log.failure(error)
+            sys.exit(exit_code_of(error))

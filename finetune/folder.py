@@ -13,6 +13,7 @@ from typing import Any
 from finetune.disk import write_atomically
 from finetune.errors import CheckpointError, ModelError
 from finetune.manifest import MANIFEST_FILE, FileEntry, Manifest, verify
+from finetune.printing import Lines
 
 __all__ = [
     "MANIFEST_FILE",
@@ -100,7 +101,7 @@ def chosen_checkpoint(output: Path) -> tuple[Path, str]:
             reasons.append(str(error))
         else:
             return checkpoint, "; ".join([why, *(f"left out: {reason}" for reason in reasons)])
-    raise CheckpointError("\n".join([f"{output}: no checkpoint can be used", *reasons]))
+    raise CheckpointError(Lines([f"{output}: no checkpoint can be used", *reasons]))
 
 
 def _preferred(output: Path) -> list[tuple[Path, str]]:

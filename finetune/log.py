@@ -18,6 +18,8 @@ from finetune.errors import (
     exit_code_of,
     is_out_of_memory,
 )
+from finetune.printing import Lines, drawing_on, in_front_of_rich, one_line, printable
+from finetune.redaction import redacted
 
 LEVELS = ("debug", "info", "warning", "error", "critical")
 _threshold = LEVELS.index("info")
@@ -74,13 +76,20 @@ def failure(problem: BaseException) -> None:
         return
     is_defect = exit_code_of(problem) == InternalError.exit_code
     if _tracebacks or is_defect:
-        traceback.print_exception(problem)
+        told = "".join(traceback.format_exception(problem))
+        print(printable(redacted(told)), end="", file=sys.stderr, flush=True)
     if not _tracebacks or is_defect:
         who = "" if world.is_main() else f"rank {world.rank()}: "
-        print(f"error: {who}{_what(problem)}", file=sys.stderr, flush=True)
+        print(redacted(f"error: {who}{_what(problem)}"), file=sys.stderr, flush=True)
 
 
 def _what(problem: BaseException) -> str:
+    if isinstance(problem, FinetuneError) and problem.args and isinstance(problem.args[0], Lines):
+        return problem.args[0]
+    return one_line(_in_words(problem))
+
+
+def _in_words(problem: BaseException) -> str:
     if isinstance(problem, FinetuneError | OSError):
         return str(problem)
     if is_out_of_memory(problem):
@@ -95,7 +104,8 @@ def speaks(level: str) -> bool:
 
 def _write(level: str, line: str) -> None:
     if speaks(level):
-        print(line, file=sys.stderr, flush=True)
+        safe = line if isinstance(line, Lines) else one_line(line)
+        print(redacted(safe), file=sys.stderr, flush=True)
 
 
 @contextmanager
@@ -110,7 +120,13 @@ def progress(what: str, total: int | None) -> Iterator[Callable[[int], None]]:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(what, total=total)
-        yield lambda n: bar.advance(task, n)
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(file=drawing_on(sys.stderr)), transient=True) as bar:
+        task = bar.add_task(redacted(one_line(what)), total=total)
+        with in_front_of_rich():
+            yield lambda n: bar.advance(task, n)

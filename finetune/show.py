@@ -12,7 +12,7 @@ A picture is one line, whatever it takes:
 
 import base64
 import json
-import re
+import sys
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
@@ -35,10 +35,10 @@ from finetune.data.preview import Kind, Run, View, batch_views, views
 from finetune.data.reading.intake import Intake, folder_of
 from finetune.data.reading.record import Malformed, Record
 from finetune.errors import ConfigError, DataError, FolderInUseError
+from finetune.printing import drawing_on, one_line, printable
 from finetune.report import write_texts
 from finetune.train.prepare import conversations_per_step, make_plan
 
-_STEERING = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 _STYLES: dict[Kind, str] = {"trained": "bold green", "context": "", "cut": "dim strike"}
 _KINDS: tuple[Kind, ...] = ("trained", "context", "cut")
 
@@ -140,13 +140,13 @@ def _views(record: Record | Malformed, intake: Intake, template: ChatTemplate, s
 
 def print_views(heading: str, found: Sequence[View]) -> None:
     """On the screen; colours only repeat what the words in the margin say."""
-    console = Console(highlight=False, soft_wrap=True)
-    console.print(Text(heading))
+    console = Console(file=drawing_on(sys.stdout), highlight=False, soft_wrap=True)
+    console.print(Text(one_line(heading)))
     for view in found:
-        console.print(Text(f"\n{_printable(f'{view.origin}  {summary(view)}')}", style="bold"))
+        console.print(Text(f"\n{one_line(f'{view.origin}  {summary(view)}')}", style="bold"))
         for run in view.runs:
             margin = f"  {_word(run):<8}{run.tokens:>7,} │"
-            for number, text in enumerate(_printable(run.text).replace("\n", "↵\n").split("\n")):
+            for number, text in enumerate(printable(run.text).replace("\n", "↵\n").split("\n")):
                 console.print(
                     Text(" " * (len(margin) - 1) + "│" if number else margin),
                     Text(text, _STYLES[run.kind]),
@@ -157,11 +157,6 @@ def print_views(heading: str, found: Sequence[View]) -> None:
 def _word(run: Run) -> str:
     """What stands in the margin: a picture is context, where nothing else is said of it."""
     return "picture" if run.picture is not None and run.kind == "context" else run.kind
-
-
-def _printable(text: str) -> str:
-    """With characters that would steer a terminal, or turn the order of letters, as escapes."""
-    return _STEERING.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
 def summary(view: View) -> str:

@@ -15,11 +15,14 @@ from finetune.config.legacy import translate
 from finetune.config.library_options import check_options
 from finetune.config.mistakes import in_reading_order, likely_peft_type, note_mistakes
 from finetune.config.overrides import override
+from finetune.config.permissions import Permissions, without_permissions
 from finetune.config.schema import Config, Provenance
 from finetune.errors import ConfigError
+from finetune.printing import Lines
+from finetune.redaction import learn_settings
 from finetune.shipped import find_shipped
 
-__all__ = ["find_shipped", "load_config", "parse_config"]
+__all__ = ["find_shipped", "load_config", "parse_config", "recorded_config"]
 
 
 def load_config(path: Path, overrides: Sequence[str] = (), *, data_dir: Path | None = None) -> Config:
@@ -37,9 +40,22 @@ def parse_config(values: Mapping[str, Any], source: str, overrides: Sequence[str
     return _finish(draft, overrides, None)
 
 
+def recorded_config(
+    values: Mapping[str, Any], source: str, permissions: Permissions, overrides: Sequence[str] = ()
+) -> tuple[Config, list[str]]:
+    """The Config that an earlier run wrote down, with the permissions of this command alone.
+
+    Also returns a line for each permission of the record that does not count.
+    """
+    kept, lines = without_permissions(values)
+    config = parse_config(kept, source, [*overrides, *permissions.overrides()])
+    return config, [f"{source}: {line}" for line in lines]
+
+
 def _finish(draft: Draft, overrides: Sequence[str], data_dir: Path | None) -> Config:
     for text in overrides:
         override(draft, text)
+    learn_settings(draft.values)
     translate(draft)
     resolve_files(draft, data_dir)
     check_deepspeed(draft)
@@ -47,7 +63,7 @@ def _finish(draft: Draft, overrides: Sequence[str], data_dir: Path | None) -> Co
     config = _validate(draft)
     if config is None or draft.mistakes:
         mistakes = in_reading_order(draft.mistakes, draft.source)
-        raise ConfigError("\n".join(dict.fromkeys(str(mistake) for mistake in mistakes)))
+        raise ConfigError(Lines(dict.fromkeys(str(mistake) for mistake in mistakes)))
     return config
 
 

@@ -19,6 +19,7 @@ from finetune.data.reading.intake import Intake, content_hash, raise_problems, r
 from finetune.data.reading.records import Malformed
 from finetune.data.reading.splits import Split
 from finetune.errors import DataError, TrainingError, UnreadVariableError
+from finetune.printing import Lines
 
 __all__ = [
     "Examples",
@@ -165,7 +166,7 @@ def _nothing_to_learn(accounts: Sequence[FileAccount], max_length: int, advice: 
     lines = [f"{account.file}: nothing to learn: {account.ledger.lines()[0]}" for account in accounts]
     if any(account.ledger.fates["too_long"] for account in accounts):
         lines.append(f"the limit is {max_length} tokens; {advice}")
-    return "\n".join(lines)
+    return Lines(lines)
 
 
 def _examples(shelf: Shelf, accounts: tuple[FileAccount, ...], rejected: tuple[Malformed, ...]) -> Examples:

@@ -12,6 +12,7 @@ from typing import Any
 from finetune.config.modules import is_in
 from finetune.errors import ModelError
 from finetune.folder import is_hub_id
+from finetune.weights import INDEX_FILE, indexed_files
 
 DTYPE_BYTES: Mapping[str, float] = {
     "F64": 8, "I64": 8, "F32": 4, "I32": 4, "F16": 2, "BF16": 2, "I16": 2,
@@ -238,14 +239,10 @@ def _size(where: Path, text: Mapping[str, Any], key: str) -> int:
 
 def _headers(folder: Path) -> Iterator[tuple[str, Weight]]:
     """Every tensor in the folder's weight files: those of the index, where there is one."""
-    index = folder / "model.safetensors.index.json"
+    index = folder / INDEX_FILE
     files = sorted(folder.glob("*.safetensors"))
     if index.exists():
-        try:
-            named = set(json.loads(index.read_bytes())["weight_map"].values())
-        except (ValueError, KeyError, AttributeError, TypeError) as error:
-            raise ModelError(f"{index}: cannot be used: {error!r}") from None
-        files = sorted(folder / name for name in named)
+        files = [folder / name for name in indexed_files(index)]
     if not files:
         raise ModelError(f"{folder}: no *.safetensors; the estimate counts weights in their headers")
     for file in files:

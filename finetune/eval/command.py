@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from finetune import folder, log
-from finetune.config.load import load_config, parse_config
-from finetune.config.overrides import remote_images
+from finetune.config.load import load_config, recorded_config
+from finetune.config.permissions import Permissions
 from finetune.config.schema import Config, DataConfig
 from finetune.data.dataset import Sample, load_conversations
 from finetune.errors import DataError
@@ -29,15 +29,18 @@ def evaluate_file(
     quantization: str | None = None,
     trust_remote_code: bool = False,
     allow_remote_images: bool = False,
+    image_roots: Sequence[str] = (),
 ) -> Report:
     """Score the model on the file; writes predictions.jsonl and scores.json to `output`.
 
     `output` None: `eval/<data file>` in the run folder, or below the current folder for what is no run; where
     that is another file's, or another model's, a folder beside it (place.py).
-    Without `config` a run is evaluated under its own settings, anything else under the defaults.
+    Without `config` a run is evaluated under its own settings, anything else under the defaults. What those
+    settings allow does not count: only this command's arguments and `config` give permissions.
     """
     run = folder.resolve(model_or_run).run
-    settings = _settings(run, data_file, config, remote_images(allow_remote_images))
+    permissions = Permissions(allow_remote_images=allow_remote_images, image_roots=image_roots)
+    settings = _settings(run, data_file, config, permissions)
     samples = load_conversations(settings.data_config, data_file, Path())[: limit or settings.evaluation.limit]
     with place_for(subject_of(model_or_run, data_file, quantization), output, run) as place:
         engine = load_engine(
@@ -69,13 +72,21 @@ def _report(
     return report.with_loss(reference_loss(engine, samples, max_length=longest))
 
 
-def _settings(run: Path | None, data_file: str, config: Path | None, given: Sequence[str]) -> Config:
+def _settings(run: Path | None, data_file: str, config: Path | None, given: Permissions) -> Config:
     if config is not None:
-        return load_config(config, given)
+        return load_config(config, given.overrides())
     if run is not None:
         recorded = folder.read_run(run, "config")["config"]
-        return parse_config(recorded, f"{run / folder.RUN_FILE}: config", given)
-    return Config(data_config=DataConfig(train_file=data_file, allow_remote_images=bool(given)))
+        settings, refused = recorded_config(recorded, f"{run / folder.RUN_FILE}: config", given)
+        for line in refused:
+            log.info(line)
+        return settings
+    data_config = DataConfig(
+        train_file=data_file,
+        allow_remote_images=given.allow_remote_images,
+        image_roots=tuple(given.image_roots),
+    )
+    return Config(data_config=data_config)
 
 
 def _given_template(config: Path | None, settings: Config) -> Path | None:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from finetune import folder, log
-from finetune.disk import storage_errors
+from finetune.disk import open_lock, storage_errors
 from finetune.errors import FolderInUseError
 
 SCORES_FILE = "scores.json"
@@ -40,24 +40,17 @@ def place_for(subject: Subject, output: Path | None, run: Path | None) -> Iterat
     Raises FolderInUseError where another process evaluates there, StorageError.
     """
     place = output or _usual(subject, run)
-    descriptor = _opened(place)
-    try:
-        held = _take(descriptor)
-        owner = _owner(descriptor, place)
-        if output is None and owner not in (None, subject):
-            os.close(descriptor)
-            log.info(f"{place} belongs to the evaluation of {_told(owner)}")
-            place = place.with_name(f"{place.name}-{_hash(subject)}")
-            descriptor = _opened(place)
-            held = _take(descriptor)
-        if not held:
-            raise FolderInUseError(
-                f"{place}: another process evaluates here; wait for it, or give another --output"
-            )
-        _write(descriptor, place, subject)
-        yield place
-    finally:
-        os.close(descriptor)
+    with _locked(place) as (descriptor, held):
+        owner = subject if output else _owner(descriptor, place)
+        if owner in (None, subject):
+            _claim(descriptor, held, place, subject)
+            yield place
+            return
+    beside = place.with_name(f"{place.name}-{_hash(subject)}")
+    log.info(f"{place} belongs to the evaluation of {_told(owner)}; using {beside}")
+    with _locked(beside) as (descriptor, held):
+        _claim(descriptor, held, beside, subject)
+        yield beside
 
 
 def _usual(subject: Subject, run: Path | None) -> Path:
@@ -65,11 +58,14 @@ def _usual(subject: Subject, run: Path | None) -> Path:
     return Path(f"eval-{Path(str(subject['model'])).name}") / name if run is None else run / "eval" / name
 
 
-def _opened(place: Path) -> int:
-    """The lock file of a folder, both made if need be. The system drops a lock when its process dies."""
-    with storage_errors(place):
-        place.mkdir(parents=True, exist_ok=True)
-        return os.open(place / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+@contextmanager
+def _locked(place: Path) -> Iterator[tuple[int, bool]]:
+    """The lock file of a folder, and whether the lock is ours while this is entered."""
+    descriptor = open_lock(place / LOCK_FILE)
+    try:
+        yield descriptor, _take(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _take(descriptor: int) -> bool:
@@ -80,6 +76,16 @@ def _take(descriptor: int) -> bool:
     return True
 
 
+def _claim(descriptor: int, held: bool, place: Path, subject: Subject) -> None:
+    if not held:
+        raise FolderInUseError(
+            f"{place}: another process evaluates here; wait for it, or give another --output"
+        )
+    with storage_errors(place / LOCK_FILE):
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, f"{json.dumps(subject)}\n".encode(), 0)
+
+
 def _owner(descriptor: int, place: Path) -> Subject | None:
     """Whose folder it is; None where it is nobody's yet, or nobody can tell."""
     written = _object(os.pread(descriptor, 1 << 16, 0))
@@ -88,7 +94,10 @@ def _owner(descriptor: int, place: Path) -> Subject | None:
     scores = place / SCORES_FILE  # all that there is of an evaluation by an earlier version
     before = _object(scores.read_bytes()) if scores.is_file() else {}
     if isinstance(model := before.get("model"), str) and isinstance(data := before.get("data"), str):
-        return subject_of(model, data, None)
+        try:
+            return subject_of(model, data, None)
+        except (ValueError, OSError, RuntimeError):  # what can be no path
+            return None
     return None
 
 
@@ -98,12 +107,6 @@ def _object(content: bytes) -> dict[str, Any]:
     except (ValueError, RecursionError):
         return {}
     return value if isinstance(value, dict) else {}
-
-
-def _write(descriptor: int, place: Path, subject: Subject) -> None:
-    with storage_errors(place / LOCK_FILE):
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, f"{json.dumps(subject)}\n".encode(), 0)
 
 
 def _told(subject: Subject) -> str:

@@ -10,6 +10,8 @@ from typing import Any
 
 from finetune import __version__
 from finetune.folder import Source, read_run
+from finetune.printing import one_line, printable
+from finetune.redaction import redacted
 
 _READING = """from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -51,13 +53,13 @@ def card(
     run = read_run(source.run) if source.run else {}
     blocks = [
         _front_matter(source, adapter, "image-text-to-text" if sees else "text-generation"),
-        f"# {name}",
+        f"# {one_line(name)}",
         f"{_base_name(source)} with {_describe(adapter)} merged into its weights, by finetune {__version__}.",
-        _usage(name, _SEEING if sees else _READING),
+        _usage(one_line(name), _SEEING if sees else _READING),
         *_training(run),
         _section("Proof of the merge", proof),
     ]
-    return "\n\n".join(blocks) + "\n"
+    return printable(redacted("\n\n".join(blocks))) + "\n"
 
 
 def _front_matter(source: Source, adapter: Mapping[str, Any], task: str) -> str:
@@ -69,7 +71,7 @@ def _front_matter(source: Source, adapter: Mapping[str, Any], task: str) -> str:
 
 
 def _base_name(source: Source) -> str:
-    return source.model if isinstance(source.model, str) else source.model.absolute().name
+    return one_line(source.model if isinstance(source.model, str) else source.model.absolute().name)
 
 
 def _describe(adapter: Mapping[str, Any]) -> str:
@@ -137,4 +139,4 @@ def _scores(evaluation: Mapping[str, Any] | None) -> dict[str, float]:
 
 
 def _section(title: str, lines: Sequence[str]) -> str:
-    return "\n".join([f"## {title}", "", *(f"- {line}" for line in lines)])
+    return "\n".join([f"## {title}", "", *(f"- {one_line(line)}" for line in lines)])

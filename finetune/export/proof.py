@@ -21,6 +21,7 @@ from finetune.config.modules import is_in
 from finetune.data.encode import Prompt
 from finetune.errors import ModelError
 from finetune.model.vision import Vision, require_vision
+from finetune.printing import Lines
 
 POSITIONS = 64
 """Of each prompt, how many positions at its end are compared; logits of all would fill the memory."""
@@ -91,7 +92,7 @@ class Proof:
             raise ModelError("the adapter changes nothing: base and base + adapter give the same logits")
         if not self.holds():
             said = "the merged model does not say what base + adapter say; nothing was written"
-            raise ModelError("\n".join([said, *self.lines()]))
+            raise ModelError(Lines([said, *self.lines()]))
         if not self.change > self.error:
             raise ModelError(
                 f"rounding to {dtype_name(self.dtype)} loses what the adapter learnt (it moves "

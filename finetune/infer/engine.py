@@ -77,8 +77,10 @@ class Engine(Protocol):
         batch_size: int = 1,
         numbers: Sequence[AnswerNumber] | None = None,
     ) -> list[Completion]:
-        """One completion per prompt, in the order of the prompts. `numbers`: what is drawn for each depends on
-        its own; None: 0, 1, 2 …"""
+        """One completion per prompt, in the order of the prompts.
+
+        numbers: of the answers, on which it depends what is drawn for each; None: `counted`.
+        """
         ...
 
     @property

@@ -28,6 +28,11 @@ from finetune.folder import is_hub_id
 from finetune.model.attention import stock_attention
 from finetune.model.by_layer import keep_narrow
 from finetune.model.finite import refuse_nonfinite
+from finetune.model.foreign import (
+    choose_own_kernels,
+    refuse_foreign_weights,
+    refuse_unknown_quantization,
+)
 from finetune.model.vision import SEEING
 
 transformers_logging.disable_progress_bar()
@@ -39,7 +44,8 @@ _TOWER = "visual"
 _REMOTE_CODE_ADVICE = (
     "its architecture is not part of transformers, so its own Python code would run on this machine. "
     "Use a converted checkpoint of a native class (for glm-4-9b-chat: glm-4-9b-chat-hf), "
-    "or, if you trust the code, set model_config.trust_remote_code: true"
+    "or, if you trust the code, set model_config.trust_remote_code: true (or say --trust-remote-code where "
+    "there is no YAML)"
 )
 
 
@@ -99,6 +105,8 @@ def read_model_config(model: str | Path, config: ModelConfig) -> PreTrainedConfi
         raise ModelError(f"{model}: {what}; MODEL is a folder with a transformers checkpoint, or a Hub id")
     raw = _raw_config(model)
     refuse_glm_4v_9b(model, raw)
+    refuse_foreign_weights(model, raw)
+    refuse_unknown_quantization(model, raw)
     if "auto_map" in raw and raw.get("model_type") not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
         if not config.trust_remote_code:
             raise UntrustedContentError(f"{model}: {_REMOTE_CODE_ADVICE}")
@@ -106,9 +114,11 @@ def read_model_config(model: str | Path, config: ModelConfig) -> PreTrainedConfi
         kinds = f"no causal language model of text, nor a vision model known here ({', '.join(SEEING)})"
         raise ModelError(f"{model}: model_type {raw.get('model_type')!r} is {kinds}")
     try:
-        return AutoConfig.from_pretrained(model, trust_remote_code=config.trust_remote_code)
-    except (OSError, ValueError, KeyError, TypeError, StrictDataclassError) as error:
+        shape = AutoConfig.from_pretrained(model, trust_remote_code=config.trust_remote_code)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, StrictDataclassError) as error:
         raise ModelError(f"{model}: config.json cannot be used: {_first_line(error)}") from error
+    choose_own_kernels(shape)
+    return shape
 
 
 def stored_dtype(shape: PreTrainedConfig) -> torch.dtype:

@@ -3,6 +3,7 @@
 Whatever the base's dtype, trainable weights are float32: in bfloat16 a small update rounds to nothing.
 """
 
+import json
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -36,6 +37,7 @@ from finetune.config.modules import PARTS, is_like, left_alone
 from finetune.config.tuning import TUNINGS, Tuning, all_options
 from finetune.errors import ConfigError, ModelError, UntrustedContentError, some_of
 from finetune.model.by_layer import ByLayerLinear
+from finetune.model.foreign import refuse_foreign_adapter
 from finetune.model.low_rank import LowRankLinear
 from finetune.model.names import also_left_alone, map_names, refuse_out_of_range, refuse_unmatched
 from finetune.model.tuned import Kind, Tuned
@@ -126,7 +128,19 @@ def load_adapter(model: PreTrainedModel, folder: Path, *, trainable: bool = Fals
     return _in_float32(_describe(tuned, model.dtype), wide and trainable)
 
 
+def read_adapter_settings(folder: Path) -> dict[str, Any]:
+    """adapter_config.json as it stands. Raises ModelError."""
+    try:
+        settings = json.loads((folder / "adapter_config.json").read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
+        raise ModelError(f"{folder}: adapter_config.json cannot be used: {error}") from None
+    if not isinstance(settings, dict):
+        raise ModelError(f"{folder}: adapter_config.json cannot be used: not a JSON object")
+    return settings
+
+
 def _read_adapter_config(folder: Path) -> PeftConfig:
+    refuse_foreign_adapter(folder, read_adapter_settings(folder))
     try:
         return PeftConfig.from_pretrained(str(folder))
     except (ValueError, OSError, TypeError, KeyError) as error:

@@ -166,7 +166,9 @@ def _processor(sight: Sight) -> Any:
 
     try:
         # PIL computes the same everywhere; what torchvision makes of a picture differs by its version.
-        made = AutoImageProcessor.from_pretrained(sight.folder, backend="pil", local_files_only=True)
+        made = AutoImageProcessor.from_pretrained(
+            sight.folder, backend="pil", local_files_only=True, trust_remote_code=False
+        )
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise ModelError(f"{sight.folder}: its image processor cannot be loaded: {error}") from error
     made.size = sight.size

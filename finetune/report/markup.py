@@ -4,6 +4,8 @@ import re
 from collections.abc import Iterable
 from html import escape
 
+from finetune.printing import visibly_turned
+
 _UNPRINTABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
 
 
@@ -41,8 +43,11 @@ def _attribute(name: str, value: str | float) -> str:
 
 
 def text(content: str) -> Html:
-    """Any string as a page can show it: escaped, and what cannot be printed replaced by U+FFFD."""
-    return Html(escape(_UNPRINTABLE.sub("\ufffd", content)))
+    """Any string as a page can show it: escaped, what cannot be printed replaced by U+FFFD.
+
+    What would turn the order of letters is spelt out.
+    """
+    return Html(escape(visibly_turned(_UNPRINTABLE.sub("\ufffd", content))))
 
 
 def details(summary: str, *children: Child | Iterable[Child], class_: str | None = None) -> Html:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from finetune.folder import METRICS_FILE, PREDICTIONS_FILE, RUN_FILE
-from finetune.report.secrets import without_secrets
+from finetune.redaction import record_without_secrets
 
 SHOWN_PREDICTIONS = 12
 Json = Mapping[str, Any]
@@ -44,8 +44,7 @@ def _read_object(path: Path) -> tuple[Json, list[str]]:
         return {}, [_damaged(path)]
     if not isinstance(value, dict):
         return {}, [_damaged(path)]
-    # The data's own text stays as it is; everything else loses its passwords before anything is drawn.
-    return {key: inner if key == "preview" else without_secrets(inner, key) for key, inner in value.items()}, []
+    return record_without_secrets(value), []
 
 
 def _damaged(path: Path) -> str:

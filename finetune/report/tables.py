@@ -5,9 +5,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import PurePath
 
+from finetune.redaction import without_secrets
 from finetune.report.markup import Html, details, element, join, table
 from finetune.report.read import Json, number, rows, section, words
-from finetune.report.secrets import without_secrets
 
 FATES = {
     "trained": "trained",

@@ -20,6 +20,7 @@ from finetune.data.reading.fields import WrongRecordError
 from finetune.data.reading.pictures import picture_of
 from finetune.errors import ConfigError, DataError, ModelError
 from finetune.infer.engine import AnswerNumber, Completion, Engine, Sampling
+from finetune.printing import Lines, one_line, printable
 
 Read = Callable[[str], str | None]
 """Shows a prompt and returns a line, without its end; None: there are no more."""
@@ -81,7 +82,7 @@ def chat(
             case "/exit" | "/quit":
                 return
             case "/help":
-                _note(HELP)
+                _note(Lines(HELP.splitlines()))
             case "/clear":
                 _clear(speakers, opening)
                 shown.clear()
@@ -116,7 +117,7 @@ def _next_line(read: Read, speakers: Sequence[Speaker]) -> str | None:
         try:
             return read(prompt)
         except KeyboardInterrupt:
-            _note("\n/exit or Ctrl-D leaves")
+            _note(Lines(["", "/exit or Ctrl-D leaves"]))
 
 
 def _image(engine: Engine, path: str) -> list[Image]:
@@ -186,7 +187,7 @@ def _show(engine: Engine, prompt: Prompt, sampling: Sampling, number: AnswerNumb
             # The first line end is the format's, not the answer's.
             shown = piece if said else piece.lstrip()
             said += shown
-            print(shown, end="", flush=True)
+            print(printable(shown), end="", flush=True)
     except StopIteration as end:
         print(flush=True)
         return _message(engine, end.value)
@@ -231,4 +232,5 @@ def _read_line(prompt: str) -> str | None:
 
 
 def _note(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
+    """A line of ours, or several where they are `Lines`."""
+    print(text if isinstance(text, Lines) else one_line(text), file=sys.stderr, flush=True)

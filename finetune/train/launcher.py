@@ -26,9 +26,12 @@ from typing import IO
 
 from finetune import log, world
 from finetune.config.load import load_config
+from finetune.config.permissions import Permissions
 from finetune.config.schema import Config
 from finetune.errors import ConfigError, FinetuneError, ModelError, Preempted, RankFailedError, ToldError
 from finetune.folder import RUN_FILE, read_run, write_json
+from finetune.printing import Lines
+from finetune.redaction import redacted
 from finetune.train.record import now
 from finetune.train.run import described_config, rerun, run
 
@@ -66,12 +69,17 @@ def launch(
     return output
 
 
-def relaunch(output: Path, new_output: Path, processes: int | None = None) -> Path:
+def relaunch(
+    output: Path,
+    new_output: Path,
+    processes: int | None = None,
+    permissions: Permissions = Permissions(),
+) -> Path:
     """`finetune rerun`, likewise."""
-    count = count_processes(described_config(output, new_output), processes)
+    count = count_processes(described_config(output, new_output, permissions)[0], processes)
     if count == 1:
-        return rerun(output, new_output)
-    supervise(["rerun", "--", str(output), str(new_output)], count, new_output)
+        return rerun(output, new_output, permissions)
+    supervise(["rerun", *permissions.options(), "--", str(output), str(new_output)], count, new_output)
     return new_output
 
 
@@ -225,15 +233,16 @@ def _cause(rank: _Rank) -> str:
         how = f"was killed by {signal.Signals(-code).name}"
         hint = " (the system may have run out of memory: see dmesg)" if -code == signal.SIGKILL else ""
         return f"rank {rank.number} {how}{hint}; RESUME yes goes on from the last checkpoint"
-    return f"rank {rank.number} ended with exit code {code}; {_last_words(rank)}"
+    how, *said = _last_words(rank)
+    return Lines([f"rank {rank.number} ended with exit code {code}; {how}", *said])
 
 
-def _last_words(rank: _Rank) -> str:
+def _last_words(rank: _Rank) -> list[str]:
     if rank.said is None:
-        return "it said why above"
+        return ["it said why above"]
     rank.said.seek(0)
     lines = rank.said.read().decode(errors="replace").strip().splitlines()
-    return "it said:\n" + "\n".join(f"  {line}" for line in lines[-30:])
+    return ["it said:", *(f"  {line}" for line in lines[-30:])]
 
 
 def _write_down(output: Path, problem: FinetuneError) -> None:
@@ -243,5 +252,10 @@ def _write_down(output: Path, problem: FinetuneError) -> None:
     except ModelError:
         return
     if content.get("status") in ("running", "failed"):
-        ended = {"status": "failed", "exit_code": problem.exit_code, "error": str(problem), "finished": now()}
+        ended = {
+            "status": "failed",
+            "exit_code": problem.exit_code,
+            "error": redacted(str(problem)),
+            "finished": now(),
+        }
         write_json(output / RUN_FILE, content | ended)

@@ -13,6 +13,7 @@ from typing import Any, Self
 from finetune import world
 from finetune.errors import Preempted, StorageError, exit_code_of
 from finetune.folder import RUN_FILE, write_json
+from finetune.redaction import record_without_secrets
 
 LIBRARIES = ("torch", "transformers", "peft", "accelerate", "datasets", "tokenizers", "safetensors", "numpy")
 
@@ -59,7 +60,7 @@ class RunRecord:
 
     def _write(self) -> None:
         if world.is_main():
-            write_json(self._path, self._content)
+            write_json(self._path, record_without_secrets(self._content))
 
 
 def library_versions() -> dict[str, str]:

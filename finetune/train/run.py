@@ -1,5 +1,6 @@
 """The story of a run: read what was asked, prepare what is cheap, train, leave a folder that tells it all."""
 
+import json
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -8,7 +9,8 @@ from typing import Any
 
 from finetune import log, world
 from finetune.config.library_options import unfinished_warmup
-from finetune.config.load import load_config, parse_config
+from finetune.config.load import load_config, recorded_config
+from finetune.config.permissions import Permissions
 from finetune.config.schema import Config
 from finetune.data.dataset import Examples
 from finetune.data.preview import preview
@@ -37,17 +39,25 @@ def train(
     return run(load_config(config, overrides, data_dir=data_dir), data_dir, model, resume)
 
 
-def rerun(output: Path, new_output: Path) -> Path:
-    """Train once more what `output`/run.json describes, into `new_output`; DataError if the data changed."""
+def rerun(output: Path, new_output: Path, permissions: Permissions = Permissions()) -> Path:
+    """Train once more what `output`/run.json describes, into `new_output`; DataError if the data changed.
+
+    What the record allows does not count: `permissions` are those of this command.
+    """
     described = read_run(output, "config", "data_dir", "model", "data")
-    config = described_config(output, new_output)
+    config, refused = described_config(output, new_output, permissions)
+    for line in refused:
+        log.info(line)
     return run(config, Path(described["data_dir"]), described["model"], None, data=described["data"])
 
 
-def described_config(output: Path, new_output: Path) -> Config:
-    """The configuration in `output`/run.json, for a run into another folder."""
-    overrides = [f"training_args.output_dir={new_output}"]
-    return parse_config(read_run(output, "config")["config"], f"{output / RUN_FILE}: config", overrides)
+def described_config(
+    output: Path, new_output: Path, permissions: Permissions = Permissions()
+) -> tuple[Config, list[str]]:
+    """The configuration in `output`/run.json for a run into another folder; its permissions that are void."""
+    recorded = read_run(output, "config")["config"]
+    overrides = [f"training_args.output_dir={json.dumps(str(new_output))}"]
+    return recorded_config(recorded, f"{output / RUN_FILE}: config", permissions, overrides)
 
 
 def run(

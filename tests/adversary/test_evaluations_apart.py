@@ -2,6 +2,7 @@
 
 import fcntl
 import json
+import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +14,10 @@ from finetune.errors import FolderInUseError
 from finetune.eval.command import evaluate_file
 from finetune.eval.place import LOCK_FILE, place_for, subject_of
 from finetune.infer.batch import as_openai
+from finetune.train.checkpoint.lock import LOCK_FILE as RUN_LOCK
+from finetune.train.checkpoint.lock import run_lock
 
+NUL = rb'{"model": "m", "data": "\u0000"}'
 FIRST = ("m/model", "a/test.jsonl", None)
 
 
@@ -67,7 +71,7 @@ def test_a_folder_of_an_earlier_version_belongs_to_what_its_scores_name(data: st
     assert (held(FIRST) == str(place)) is (data == "a/test.jsonl")
 
 
-@pytest.mark.parametrize("content", [b"", b"no json", b"[1]", b'{"model": 3}', b"[" * 9000])
+@pytest.mark.parametrize("content", [b"", b"no json", b"[1]", b'{"model": 3}', b"[" * 9000, NUL])
 def test_damaged_notes_are_nobodys(content: bytes) -> None:
     place = Path("eval-model/test")
     place.mkdir(parents=True)
@@ -105,3 +109,29 @@ def test_the_command_keeps_both_files_results_and_holds_the_folder(
         with pytest.raises(FolderInUseError, match="another process evaluates here"):
             evaluate_file(str(taught), "a/test.jsonl")
     shutil.rmtree(tmp_path / "eval-model")
+
+
+@pytest.mark.parametrize("kind", ["link to a file", "link to nothing", "pipe", "folder"])
+@pytest.mark.parametrize("command", ["eval", "train"])
+def test_a_lock_that_a_stranger_made_a_link_leads_nowhere(command: str, kind: str, tmp_path: Path) -> None:
+    treasure = tmp_path / "thesis.txt"
+    if kind != "link to nothing":
+        treasure.write_text("chapter 1")
+    place = tmp_path / "run" / "eval" / "test" if command == "eval" else tmp_path / "run"
+    place.mkdir(parents=True)
+    lock = place / (LOCK_FILE if command == "eval" else RUN_LOCK)
+    match kind:
+        case "pipe":
+            os.mkfifo(lock)
+        case "folder":
+            lock.mkdir()
+        case _:
+            lock.symlink_to(treasure)
+    with pytest.raises(FolderInUseError, match=f"{lock}: not a file, though we keep a lock of that name"):
+        if command == "eval":
+            held(("run", "test.jsonl", None), tmp_path / "run")
+        else:
+            with run_lock(place):
+                pass
+    assert treasure.exists() is (kind != "link to nothing")
+    assert not treasure.exists() or treasure.read_text() == "chapter 1"

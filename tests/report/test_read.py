@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
+from finetune.redaction import without_secrets
 from finetune.report.markup import Html, element
 from finetune.report.read import curve, number, read_run_files, spread
-from finetune.report.secrets import without_secrets
 
 
 def test_predictions_are_picked_evenly_from_the_worst_to_the_best(tmp_path: Path) -> None:

@@ -34,6 +34,7 @@ from finetune.data.reading.strict_json import NotJSONError, loads
 from finetune.data.reading.unread import Unread
 from finetune.disk import sha256_of
 from finetune.errors import DataError
+from finetune.printing import Lines
 
 SHOWN = 10
 """So many mistakes are shown before the rest is only counted."""
@@ -221,7 +222,7 @@ def raise_problems(problems: Sequence[Malformed], rows: int, advice: str) -> Non
     lines = [str(problem) for problem in problems[:SHOWN]]
     more = f"the first {SHOWN} of {len(problems):,}; " if len(problems) > SHOWN else ""
     lines.append(f"{more}{len(problems):,} of {rows:,} records cannot be used: {advice}")
-    raise DataError("\n".join(lines))
+    raise DataError(Lines(lines))
 
 
 def content_hash(path: Path, split: Split = "training") -> str:

@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 from finetune.errors import ResumeMismatchError
+from finetune.printing import Lines
 from finetune.train.checkpoint.state import OptimizerState, Parts, TrainState, put_together
 
 _OF_THE_DEVICE = {"foreach", "fused", "capturable", "differentiable"}
@@ -158,7 +159,7 @@ def _shape(tensor: Tensor | Parts) -> str:
 
 def _listed(heading: str, lines: list[str], most: int = 8) -> str:
     rest = [f"… and {len(lines) - most} more"] if len(lines) > most else []
-    return "\n  ".join([heading, *lines[:most], *rest])
+    return Lines([heading, *(f"  {line}" for line in [*lines[:most], *rest])])
 
 
 def describe_schedule(schedule: LRScheduler) -> dict[str, Any]:

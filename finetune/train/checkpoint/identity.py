@@ -15,6 +15,7 @@ from typing import Any, Self
 
 from finetune.base import comparable
 from finetune.errors import ResumeMismatchError
+from finetune.printing import Lines
 
 _SHA256 = re.compile(r"\b([0-9a-z]{12})[0-9a-z]{52}\b")
 MAY_CHANGE = (
@@ -174,10 +175,8 @@ def compare(saved: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
             f"steps: {saved['steps']} in the checkpoint, {now['steps']} now; only more are possible"
         )
     if differences:
-        raise ResumeMismatchError(
-            "the checkpoint was trained with other settings; set them back, or begin again with RESUME no:\n"
-            + "\n".join(f"  {line}" for line in differences)
-        )
+        heading = "the checkpoint was trained with other settings; set them back, or begin anew with RESUME no:"
+        raise ResumeMismatchError(Lines([heading, *(f"  {line}" for line in differences)]))
     return [
         f"{line}: the results will agree, but not to the last bit"
         for line in _differences(flatten(saved["environment"]), flatten(now["environment"]))

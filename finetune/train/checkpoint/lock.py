@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from finetune.disk import storage_errors
+from finetune.disk import open_lock, storage_errors
 from finetune.errors import FolderInUseError
 
 LOCK_FILE = ".lock"
@@ -20,9 +20,7 @@ def run_lock(output: Path) -> Iterator[None]:
     The system drops the lock when its process dies, however it dies: there is no stale lock to clean up. The
     file stays, because another run may have opened it the moment before it would be removed.
     """
-    with storage_errors(output):
-        output.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(output / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    descriptor = open_lock(output / LOCK_FILE)
     try:
         _take(descriptor, output)
         yield

@@ -17,6 +17,7 @@ from finetune.folder import (
     verify,
 )
 from finetune.manifest import read_manifest
+from finetune.printing import Lines
 from finetune.train.checkpoint.identity import Identity, compare
 from finetune.train.checkpoint.retain import set_aside
 
@@ -115,7 +116,12 @@ def _newest(output: Path) -> Path | None:
             reasons.append(str(error))
     if reasons:
         raise CheckpointError(
-            "\n  ".join([f"{output}: no checkpoint can be resumed; RESUME no begins again:", *reasons])
+            Lines(
+                [
+                    f"{output}: no checkpoint can be resumed; RESUME no begins again:",
+                    *(f"  {r}" for r in reasons),
+                ]
+            )
         )
     return None
 

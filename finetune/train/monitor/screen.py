@@ -4,9 +4,10 @@ import os
 import sys
 import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO, cast
 
 from finetune import log
+from finetune.printing import Beside, drawing_on
 from finetune.train.monitor.progress import Reading, live_line
 
 if TYPE_CHECKING:
@@ -33,9 +34,13 @@ class Screen:
 
         # Live stands in for sys.stderr while it runs, so that log lines scroll by above it.
         self._line = Live(
-            console=Console(stderr=True), auto_refresh=False, transient=True, redirect_stdout=False
+            console=Console(file=drawing_on(sys.stderr)),
+            auto_refresh=False,
+            transient=True,
+            redirect_stdout=False,
         )
         self._line.start()
+        sys.stderr = cast(TextIO, Beside(sys.stderr))  # until Live puts the stream back that was there before
         self._draw()
 
     def show(self, reading: Reading, history: Sequence[float]) -> None:
