@@ -1,9 +1,10 @@
 """Every command on one page. Nothing heavy is imported before a command runs, so `--help` answers at once."""
 
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
 
 import typer
 
@@ -483,6 +484,13 @@ def _run_in_process(arguments: Sequence[str]) -> None:
     app(list(arguments), standalone_mode=False)
 
 
+def _leave_quietly() -> NoReturn:
+    """Whoever read our results has enough: `| head` is no error. What is still in a buffer goes nowhere."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 1)
+    sys.exit(exit_code_of(BrokenPipeError()))
+
+
 def main() -> None:
     """The `finetune` command: messages, not tracebacks, and the exit codes of `errors`."""
     # `--debug` stands before the command for Typer; people write it last.
@@ -493,6 +501,10 @@ def main() -> None:
     with guarded():
         try:
             app(arguments, prog_name="finetune")
+        except SystemExit as left:
+            if isinstance(left.__context__, BrokenPipeError):  # typer ends with 1 where a reader went away
+                _leave_quietly()
+            raise
         except (Exception, KeyboardInterrupt) as error:
             log.failure(error)
             sys.exit(exit_code_of(error))

@@ -1,5 +1,6 @@
-"""Libraries that are loaded say nothing on stdout, where results stand."""
+"""What reaches stdout: results alone, and no complaint where their reader has gone away."""
 
+import os
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -21,3 +22,19 @@ def test_deepspeed_is_silent_on_stdout_and_altogether_where_nobody_asked_for_it(
     )
     assert run.stdout == ""
     assert asked or ("DeepSpeed" not in run.stderr and "accelerator" not in run.stderr)
+
+
+@pytest.mark.parametrize("command", [["explain"], ["--help"], ["docs", "E207"]])
+def test_a_reader_that_goes_away_is_no_error(command: list[str]) -> None:
+    """As behind `| head -1`: exit 0, and not a word."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run(
+        [sys.executable, "-m", "finetune", *command],
+        stdout=writer,
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+    )
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (0, "")

@@ -20,6 +20,16 @@ DTYPE_BYTES: Mapping[str, float] = {
 }  # fmt: skip
 _NAMES = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
 _LONGEST_HEADER = 100_000_000  # safetensors' own limit
+_SIZES = (
+    "hidden_size",
+    "num_attention_heads",
+    "num_hidden_layers",
+    "num_key_value_heads",
+    "head_dim",
+    "vocab_size",
+)
+_MOST_LAYERS = 10_000
+"""Of a model that is made before its weights are looked at; the deepest that are published have some 200."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,6 +160,7 @@ def read_shape(model: str | Path) -> Shape:
         raise ModelError(f"{where}: cannot be read: {error}") from None
     if not isinstance(raw, dict):
         raise ModelError(f"{where}: not a JSON object")
+    check_sizes(where, raw)
     return _shape(where, raw, dict(_headers(folder)))
 
 
@@ -168,6 +179,16 @@ def _folder_of(model: str | Path) -> Path:
         raise ModelError(
             f"{model}: is not in the Hub's cache; the estimate reads the files of a model (hf download {model})"
         ) from None
+
+
+def check_sizes(where: str | Path, raw: Mapping[str, Any]) -> None:
+    """Refuse a config.json whose model could not be made. Raises ModelError naming the key."""
+    for part in (raw, raw.get("text_config"), raw.get("vision_config")):
+        sizes = part if isinstance(part, dict) else {}
+        for key in _SIZES:
+            value = sizes.get(key)
+            if isinstance(value, int) and (value < 1 or (key == "num_hidden_layers" and value > _MOST_LAYERS)):
+                raise ModelError(f"{where}: {key} is {value}, which no model has; copy config.json again")
 
 
 def _shape(where: Path, raw: Mapping[str, Any], weights: Mapping[str, Weight]) -> Shape:

@@ -24,6 +24,7 @@ from finetune.chat.sight import refuse_glm_4v_9b
 from finetune.config.schema import ModelConfig
 from finetune.errors import MissingLibraryError, ModelError, UntrustedContentError, is_out_of_memory, some_of
 from finetune.estimate.precision import Precision
+from finetune.estimate.shape import check_sizes
 from finetune.folder import is_hub_id
 from finetune.model.attention import stock_attention
 from finetune.model.by_layer import keep_narrow
@@ -104,6 +105,7 @@ def read_model_config(model: str | Path, config: ModelConfig) -> PreTrainedConfi
         what = "a file, not a folder" if where.is_file() else "no such folder"
         raise ModelError(f"{model}: {what}; MODEL is a folder with a transformers checkpoint, or a Hub id")
     raw = _raw_config(model)
+    check_sizes(f"{model}: config.json", raw)
     refuse_glm_4v_9b(model, raw)
     refuse_foreign_weights(model, raw)
     refuse_unknown_quantization(model, raw)
