@@ -191,7 +191,7 @@ def _mark_of(process: int | str = "") -> bytes:
 
 def _remove(folder: Path) -> None:
     """The mark last, once all else is gone: what stays after a kill or an error is still known as ours."""
-    with suppress(OSError):
+    try:
         for path in folder.iterdir():
             if path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path)
@@ -199,6 +199,8 @@ def _remove(folder: Path) -> None:
                 path.unlink(missing_ok=True)
         (folder / MARK).unlink(missing_ok=True)
         folder.rmdir()
+    except OSError as error:
+        log.warning(f"{folder}: cannot be removed ({error}); the next command that writes here tries again")
 
 
 @contextmanager

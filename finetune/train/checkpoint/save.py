@@ -1,6 +1,6 @@
 """Save a checkpoint so that a kill at any instant leaves a whole one; load one back exactly.
 
-tmp-<step>-<id>/  write → fsync files and folders → manifest.json → fsync
+tmp-<id>/checkpoint-<step>/  write → fsync files and folders → manifest.json → fsync
 rename to checkpoint-<step>/  (the commit) → fsync the parent → retention
 """
 
