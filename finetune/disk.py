@@ -224,17 +224,22 @@ def unpublished(output: Path) -> Iterator[Path]:
 
 
 def refuse_existing(output: Path) -> None:
-    """Raises FolderInUseError where something stands in the way."""
-    if output.exists() or output.is_symlink():
+    """Raises FolderInUseError where something stands in the way, StorageError for a name that cannot be."""
+    if _stands(output):
         raise FolderInUseError(f"{output}: exists already; name a folder that does not, or remove it")
 
 
 def refuse_existing_file(output: Path) -> None:
     """Raises FolderInUseError where `output` exists, StorageError where the folder it would lie in does not."""
-    if output.exists() or output.is_symlink():
+    if _stands(output):
         raise FolderInUseError(f"{output}: exists already; give another name with --output, or remove it")
     if not output.absolute().parent.is_dir():
         raise StorageError(f"{output.parent}: no such folder")
+
+
+def _stands(path: Path) -> bool:
+    with storage_errors(path):
+        return path.exists() or path.is_symlink()
 
 
 def _flush(folder: Path) -> None:

@@ -141,7 +141,9 @@ def read_run(output: Path, *needed: str) -> dict[str, Any]:
 
 def write_json(path: Path, value: object) -> None:
     """Write a value as indented JSON, whole or not at all. Raises StorageError."""
-    write_atomically(path, (json.dumps(value, indent=1, ensure_ascii=False) + "\n").encode())
+    content = json.dumps(value, indent=1, ensure_ascii=False) + "\n"
+    # A path that is no UTF-8 has surrogates, and their escape is the one that JSON reads back.
+    write_atomically(path, content.encode(errors="backslashreplace"))
 
 
 def resolve(model_or_run: str) -> Source:

@@ -1,5 +1,6 @@
 """What a killed process leaves is swept by the next one; what is anybody else's, or still written, never is."""
 
+import json
 import os
 import signal
 import stat
@@ -8,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from finetune.disk import MARK, sweep, unpublished, workspace, write_atomically
+from finetune.disk import MARK, refuse_existing, sweep, unpublished, workspace, write_atomically
+from finetune.errors import StorageError
+from finetune.folder import write_json
 
 
 @pytest.fixture
@@ -131,3 +134,14 @@ def test_nothing_is_left_where_the_block_fails(tmp_path: Path) -> None:
         (work / "deep").mkdir()
         raise ValueError
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_name_that_is_too_long_is_told_before_any_work(tmp_path: Path) -> None:
+    with pytest.raises(StorageError, match="the path is too long"):
+        refuse_existing(tmp_path / ("n" * 256))
+
+
+def test_a_record_holds_a_path_that_is_no_utf_8(tmp_path: Path) -> None:
+    value = {"data_dir": os.fsdecode(b"/data/b\xe9"), "名": "值"}
+    write_json(tmp_path / "run.json", value)
+    assert json.loads((tmp_path / "run.json").read_bytes()) == value
