@@ -62,6 +62,11 @@ def write_atomically(path: Path, content: bytes) -> None:
             sync_folder(path.parent)
 
 
+def encoded(text: str) -> bytes:
+    """As UTF-8. A path that is none has surrogates: they become the escapes that JSON reads back."""
+    return text.encode(errors="backslashreplace")
+
+
 def write_synced(path: Path, content: bytes) -> None:
     """Write a file and wait until it lies on the disk."""
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from finetune.disk import write_atomically
+from finetune.disk import encoded, write_atomically
 from finetune.errors import CheckpointError, ModelError
 from finetune.manifest import MANIFEST_FILE, FileEntry, Manifest, verify
 from finetune.printing import Lines
@@ -141,9 +141,7 @@ def read_run(output: Path, *needed: str) -> dict[str, Any]:
 
 def write_json(path: Path, value: object) -> None:
     """Write a value as indented JSON, whole or not at all. Raises StorageError."""
-    content = json.dumps(value, indent=1, ensure_ascii=False) + "\n"
-    # A path that is no UTF-8 has surrogates, and their escape is the one that JSON reads back.
-    write_atomically(path, content.encode(errors="backslashreplace"))
+    write_atomically(path, encoded(json.dumps(value, indent=1, ensure_ascii=False) + "\n"))
 
 
 def resolve(model_or_run: str) -> Source:

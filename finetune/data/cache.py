@@ -183,7 +183,7 @@ def _keep(folder: Path, examples: Examples) -> None:
         for name, array in arrays.items():
             np.save(aside / f"{name}.npy", array, allow_pickle=False)
             hashes[name] = seal(aside / f"{name}.npy")
-        described = json.dumps(_about(examples, hashes), ensure_ascii=False, default=str).encode()
+        described = json.dumps(_about(examples, hashes), default=str).encode()
         write_synced(aside / ABOUT, hashlib.sha256(described).hexdigest().encode() + b"\n" + described)
         sync_folder(aside)
         aside.rename(folder)

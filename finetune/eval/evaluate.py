@@ -20,7 +20,7 @@ from finetune.config.schema import Config
 from finetune.data.dataset import Sample
 from finetune.data.encode import Prompt, prompt_of
 from finetune.data.reading.fields import WrongRecordError
-from finetune.disk import write_atomically
+from finetune.disk import encoded, write_atomically
 from finetune.errors import DataError, TemplateError
 from finetune.eval import metrics as m
 from finetune.eval.accepted import why_wrong
@@ -90,7 +90,7 @@ def evaluate(
             advance(1)
     if predictions_path is not None and answers:  # nothing must not take the place of something
         lines = (json.dumps(_row(engine.template, answer), ensure_ascii=False) for answer in answers)
-        write_atomically(predictions_path, "".join(f"{line}\n" for line in lines).encode())
+        write_atomically(predictions_path, encoded("".join(f"{line}\n" for line in lines)))
     return _report(answers, len(samples), skipped, metrics)
 
 

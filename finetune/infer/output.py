@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from finetune.disk import storage_errors
+from finetune.disk import encoded, storage_errors
 from finetune.errors import FolderInUseError
 
 Row = dict[str, Any]
@@ -108,7 +108,7 @@ def _other_author(saved: Any, now: Mapping[str, str] | None) -> str | None:
 
 def append(file: BinaryIO, output: Path, author: Mapping[str, Any], rows: Sequence[Row]) -> None:
     """Add lines, and wait until they lie on the disk. Raises StorageError."""
-    content = "".join(f"{json.dumps({**row, **author}, ensure_ascii=False)}\n" for row in rows).encode()
+    content = encoded("".join(f"{json.dumps({**row, **author}, ensure_ascii=False)}\n" for row in rows))
     with storage_errors(output, needed=len(content)):
         file.write(content)
         file.flush()

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from string import Template
 
-from finetune.disk import write_atomically
+from finetune.disk import encoded, write_atomically
 from finetune.errors import ModelError
 from finetune.folder import REPORT_FILE
 from finetune.report.curves import curves
@@ -27,7 +27,7 @@ def write_report(run: Path) -> Path:
     if not run.is_dir():
         raise ModelError(f"{run}: no such folder; give the folder that `finetune train` wrote")
     path = run / REPORT_FILE
-    write_atomically(path, render(read_run_files(run)).encode())
+    write_atomically(path, encoded(render(read_run_files(run))))
     return path
 
 
@@ -38,7 +38,7 @@ def write_texts(path: Path, heading: str, entries: Sequence[Mapping[str, object]
     `picture` may bring its `thumbnail`, a data: URL.
     """
     body = join([element("h1", "What is trained"), element("p", heading), marked_texts(entries)])
-    write_atomically(path, _page("What is trained", body, images="data:").encode())
+    write_atomically(path, encoded(_page("What is trained", body, images="data:")))
 
 
 def render(files: RunFiles) -> str:

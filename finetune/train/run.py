@@ -14,7 +14,7 @@ from finetune.config.permissions import Permissions
 from finetune.config.schema import Config
 from finetune.data.dataset import Examples
 from finetune.data.preview import preview
-from finetune.disk import write_atomically
+from finetune.disk import encoded, write_atomically
 from finetune.errors import ConfigError, DataError, StorageError
 from finetune.folder import REJECTED_FILE, RUN_FILE, read_run
 from finetune.report import write_report
@@ -175,7 +175,7 @@ def _write_rejected(output: Path, examples: Examples) -> None:
     """The records that were skipped, with their reasons (`on_bad_record: skip`)."""
     if examples.rejected:
         lines = "".join(f"{problem.as_json()}\n" for problem in examples.rejected)
-        write_atomically(output / REJECTED_FILE, lines.encode())
+        write_atomically(output / REJECTED_FILE, encoded(lines))
         log.warning(f"{len(examples.rejected)} records were skipped: {output / REJECTED_FILE}")
 
 
