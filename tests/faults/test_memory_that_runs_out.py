@@ -130,7 +130,8 @@ def test_a_run_that_fits_itself_takes_the_steps_of_one_that_had_all_memory(make:
 
 def test_without_auto_fit_the_message_names_tokens_rows_and_a_change_that_helps(make: Make) -> None:
     stops = make("stops", METHODS["lora"], tokens_per_micro_batch=BIG)
-    child = stops.start(prepare=limited(60 << 20))
+    # Needed are 85 MB for all and 45 for half; what a heap has left free differs by some tens.
+    child = stops.start(prepare=limited(50 << 20))
     assert child.wait() == 10, child.said[-3000:]
     error = child.said[child.said.rindex("error: ") :]
     told = re.search(
@@ -142,7 +143,7 @@ def test_without_auto_fit_the_message_names_tokens_rows_and_a_change_that_helps(
     assert "Traceback" not in child.said
     assert json.loads((stops.output / "run.json").read_text())["exit_code"] == 10
     helped = make("helped", METHODS["lora"], tokens_per_micro_batch=int(told[2]))
-    assert helped.start(prepare=limited(60 << 20)).wait() == 0
+    assert helped.start(prepare=limited(70 << 20)).wait() == 0
 
 
 @pytest.mark.parametrize(
