@@ -5,26 +5,18 @@ stop the process between any two.
 """
 
 import errno
-import fcntl
 import hashlib
 import os
 import re
 import shutil
 import stat
-import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
-from finetune import log
 from finetune.errors import FolderInUseError, StorageError
+from finetune.workspace import workspace
 
-TEMPORARY = "tmp-"
-"""What the names of folders with unfinished things begin with. What makes one ours is the mark in it."""
-MARK = "finetune-unfinished"
-"""A file in such a folder: which process writes there. It is locked as long as that process lives."""
-
-_OURS = re.compile(f"{TEMPORARY}[0-9a-f]{{8}}")
 _CAUSES = {
     errno.ENOSPC: "the disk is full",
     errno.EDQUOT: "the disk quota is used up",
@@ -67,6 +59,15 @@ def encoded(text: str) -> bytes:
     return text.encode(errors="backslashreplace")
 
 
+def is_utf8(name: object) -> bool:
+    """Whether a path or text has no bytes that are no UTF-8, which Python keeps as surrogates."""
+    try:
+        str(name).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def write_synced(path: Path, content: bytes) -> None:
     """Write a file and wait until it lies on the disk."""
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
@@ -98,114 +99,6 @@ def open_lock(path: Path) -> int:
         os.close(descriptor)
         raise FolderInUseError(f"{path}: {_NO_LOCK}")
     return descriptor
-
-
-@contextmanager
-def workspace(parent: Path) -> Iterator[Path]:
-    """Yield a new folder in `parent` for what is not finished; nothing of it is left in the end.
-
-    Finished things are renamed out of it. Where a process is killed the folder stays, and the next workspace in
-    `parent` removes it. Raises OSError.
-    """
-    sweep(parent)
-    folder, mark = _new_marked(parent)
-    try:
-        yield folder
-    finally:
-        _remove(folder)
-        os.close(mark)
-
-
-def sweep(parent: Path) -> None:
-    """Remove what processes that died left unfinished in `parent`; says so before.
-
-    Nothing else is touched: not what has no mark of ours, and not what a process still holds.
-    """
-    for folder in sorted(parent.glob(f"{TEMPORARY}*")):
-        mark = _abandoned(folder)
-        if mark is not None:
-            log.info(f"{folder}: removing what an earlier process left unfinished")
-            _remove(folder)
-            os.close(mark)
-
-
-def _new_marked(parent: Path) -> tuple[Path, int]:
-    """A folder and its locked mark; another one where somebody's sweep was faster than the mark."""
-    while True:
-        folder = parent / f"{TEMPORARY}{uuid.uuid4().hex[:8]}"
-        folder.mkdir()
-        try:
-            return folder, _marked(folder)
-        except (FileNotFoundError, BlockingIOError):
-            continue
-        except BaseException:
-            _remove(folder)
-            raise
-
-
-def _marked(folder: Path) -> int:
-    mark = os.open(folder / MARK, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
-    try:
-        _lock(mark)
-        os.pwrite(mark, _mark_of(os.getpid()), 0)
-        (folder / MARK).stat()
-    except BaseException:
-        os.close(mark)
-        raise
-    return mark
-
-
-def _lock(mark: int) -> None:
-    try:
-        fcntl.flock(mark, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise
-    except OSError:
-        pass  # a file system without locks: nobody takes the folder for dead either
-
-
-def _abandoned(folder: Path) -> int | None:
-    """The mark of a folder that is ours and in nobody's hands, locked; else None.
-
-    A process may die before it has written its mark, or after it has removed it: an empty folder by our kind
-    of name goes too.
-    """
-    if not _OURS.fullmatch(folder.name) or folder.is_symlink():
-        return None
-    with suppress(OSError):
-        folder.rmdir()
-        return None
-    try:
-        mark = os.open(folder / MARK, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
-    except OSError:
-        return None
-    try:
-        fcntl.flock(mark, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        written = os.pread(mark, 100, 0)
-        if written.startswith(_mark_of()) or (not written and len(list(folder.iterdir())) == 1):
-            return mark
-    except OSError:
-        pass
-    os.close(mark)
-    return None
-
-
-def _mark_of(process: int | str = "") -> bytes:
-    return f"unfinished, written by finetune, process {process}".encode()
-
-
-def _remove(folder: Path) -> None:
-    """The mark last, once all else is gone: what stays after a kill or an error is still known as ours."""
-    try:
-        for path in folder.iterdir():
-            if path.is_dir() and not path.is_symlink():
-                shutil.rmtree(path)
-            elif path.name != MARK:
-                path.unlink(missing_ok=True)
-        (folder / MARK).unlink(missing_ok=True)
-        folder.rmdir()
-    except OSError as error:
-        log.warning(f"{folder}: cannot be removed ({error}); the next command that writes here tries again")
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from finetune.chat.saving import CONFIG_FILE, TEMPLATE_FILE, TEXT_TOKENS
 from finetune.chat.sight import PROCESSOR_FILES, Sight, read_sight, refuse_glm_4v_9b
 from finetune.chat.template import ChatTemplate
 from finetune.chat.thoughts import Thinking
+from finetune.disk import is_utf8
 from finetune.errors import ModelError, NoTemplateError, TemplateError, UntrustedContentError
 from finetune.folder import is_hub_id
 
@@ -81,6 +82,8 @@ def _sight_of(model: str | Path, beside: Path | None) -> Sight | None:
 def load_tokenizer(folder: str | Path, *, trust_remote_code: bool = False) -> PreTrainedTokenizerFast:
     """The fast tokenizer of a checkpoint folder or Hub id."""
     path = Path(folder)
+    if not is_utf8(path):
+        raise ModelError(f"{str(path)!r}: not UTF-8; the tokenizers library opens no such path: rename it")
     if not path.is_dir():
         return _load_from_hub(str(folder), trust_remote_code)
     if (path / "tokenizer.json").is_file():

@@ -31,15 +31,17 @@ from finetune.data.examples import Examples
 from finetune.data.ledger import FileAccount, Ledger
 from finetune.data.reading.records import Malformed
 from finetune.disk import (
-    TEMPORARY,
     bytes_free,
     cache_folder,
     human,
+    open_lock,
     seal,
     sha256_of,
     sync_folder,
     write_synced,
 )
+from finetune.errors import FolderInUseError, StorageError
+from finetune.workspace import workspace
 
 ABOUT = "about.json"
 _ARRAYS = ("input_ids", "loss_mask", "offsets", "first_example", "lines", "sources")
@@ -76,11 +78,8 @@ def _code_version() -> list[str]:
 def _only_one(folder: Path) -> Iterator[None]:
     """Wait until no other process of this machine makes these examples. The system drops a dead one's lock."""
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        lock = os.open(
-            folder.with_name(f"{folder.name[:2]}.lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666
-        )
-    except OSError:
+        lock = open_lock(folder.with_name(f"{folder.name[:2]}.lock"))
+    except (OSError, FolderInUseError, StorageError):
         yield  # nothing can be kept here, so there is nothing to wait for
         return
     try:
@@ -170,27 +169,26 @@ def _keep(folder: Path, examples: Examples) -> None:
     arrays |= examples.album.arrays()
     arrays |= {_column_file(name): column for name, column in examples.columns.items()}
     needed = sum(array.nbytes for array in arrays.values())
-    aside = folder.with_name(f"{TEMPORARY}{folder.name}")
     try:
         _remove_unused(folder.parent)
         if bytes_free(folder.parent) < needed + _ROOM_LEFT:
             log.info(f"encoded data is not kept: {human(needed)} leave too little room in {folder.parent}")
             return
-        shutil.rmtree(aside, ignore_errors=True)  # of one who was stopped here
         shutil.rmtree(folder, ignore_errors=True)  # one whose pictures have changed
-        aside.mkdir()
-        hashes = {}
-        for name, array in arrays.items():
-            np.save(aside / f"{name}.npy", array, allow_pickle=False)
-            hashes[name] = seal(aside / f"{name}.npy")
-        described = json.dumps(_about(examples, hashes), default=str).encode()
-        write_synced(aside / ABOUT, hashlib.sha256(described).hexdigest().encode() + b"\n" + described)
-        sync_folder(aside)
-        aside.rename(folder)
-        sync_folder(folder.parent)
+        with workspace(folder.parent) as work:
+            aside = work / folder.name
+            aside.mkdir()
+            hashes = {}
+            for name, array in arrays.items():
+                np.save(aside / f"{name}.npy", array, allow_pickle=False)
+                hashes[name] = seal(aside / f"{name}.npy")
+            described = json.dumps(_about(examples, hashes), default=str).encode()
+            write_synced(aside / ABOUT, hashlib.sha256(described).hexdigest().encode() + b"\n" + described)
+            sync_folder(aside)
+            aside.rename(folder)
+            sync_folder(folder.parent)
     except OSError as error:
         log.info(f"encoded data is not kept: {error}")
-        shutil.rmtree(aside, ignore_errors=True)
 
 
 def _about(examples: Examples, hashes: Mapping[str, str]) -> dict[str, object]:

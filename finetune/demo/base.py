@@ -1,7 +1,6 @@
 """The demo's base models: made and taught once, kept in the user's cache, copied to where they are shown."""
 
 import json
-import os
 import shlex
 import shutil
 import sys
@@ -11,8 +10,9 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from finetune.disk import cache_folder
+from finetune.disk import cache_folder, storage_errors
 from finetune.folder import checkpoints
+from finetune.workspace import workspace
 
 Run = Callable[[Sequence[str]], None]
 """Runs a command line of `finetune`, without the program's name."""
@@ -35,17 +35,16 @@ def taught(what: str, parts: Sequence[str], yaml: str, prepare: Callable[[Path],
     base = cache / f"demo-{recipe}"
     if (base / "config.json").is_file():
         return base
-    work = cache / f"tmp-{os.getpid()}"
-    shutil.rmtree(work, ignore_errors=True)
-    work.mkdir(parents=True)
     print(f"# {what} (once; it is kept for later)", flush=True)
-    prepare(work)
-    config, output = work / "base.yaml", work / "taught"
-    config.write_text(yaml, encoding="utf-8")
-    place = f"training_args.output_dir={output}"
-    run(["train", f"{work}", f"{work / 'random'}", f"{config}", "--set", place])
-    checkpoints(output)[0].rename(base)
-    shutil.rmtree(work)
+    with storage_errors(cache):
+        cache.mkdir(parents=True, exist_ok=True)
+        with workspace(cache) as work:
+            prepare(work)
+            config, output = work / "base.yaml", work / "taught"
+            config.write_text(yaml, encoding="utf-8")
+            place = f"training_args.output_dir={output}"
+            run(["train", f"{work}", f"{work / 'random'}", f"{config}", "--set", place])
+            checkpoints(output)[0].rename(base)
     return base
 
 

@@ -14,12 +14,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from shutil import copyfileobj
-from tempfile import TemporaryDirectory
 from typing import IO, Literal
 
 from finetune import log
-from finetune.disk import cache_folder, human, require_free, sha256_of, storage_errors, unpublished
+from finetune.disk import cache_folder, human, open_lock, require_free, sha256_of, unpublished
 from finetune.errors import FetchError
+from finetune.workspace import workspace
 
 Kind = Literal["wheel", "sdist", "npm"]
 
@@ -78,8 +78,8 @@ def fetched(package: Package) -> Path:
 
 
 def _fetch(package: Package, folder: Path) -> None:
-    with TemporaryDirectory(dir=real_cache(), prefix="tmp-") as work:
-        archive = _download(package, Path(work))
+    with workspace(real_cache()) as work:
+        archive = _download(package, work)
         if (found := sha256_of(archive)) != package.sha256:
             raise FetchError(
                 f"{package}: {package.tool} brought {archive.name} with sha256 {found}, expected "
@@ -145,9 +145,7 @@ def _members(archive: Path) -> Iterator[tuple[str, IO[bytes]]]:
 @contextmanager
 def _alone(folder: Path) -> Iterator[None]:
     """Wait until no other process fetches into `folder`, and keep others waiting; makes the folder."""
-    with storage_errors(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    descriptor = open_lock(folder / ".lock")
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield

@@ -4,7 +4,6 @@ resolve -> refuse what cannot be merged -> ask base, and base + adapter -> merge
 read back -> ask again -> compare -> rename to OUTPUT
 """
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +19,7 @@ from finetune.chat.load import load_template
 from finetune.chat.sight import read_sight
 from finetune.chat.template import ChatTemplate
 from finetune.config.schema import ModelConfig
-from finetune.disk import refuse_existing, require_free, unpublished
+from finetune.disk import is_utf8, refuse_existing, require_free, unpublished
 from finetune.errors import ConfigError, ModelError
 from finetune.export.card import card
 from finetune.export.prompts import proof_prompts
@@ -29,7 +28,7 @@ from finetune.export.publish import write_model
 from finetune.export.weights import merge_weights, merged_dtypes
 from finetune.folder import Source, read_run, resolve
 from finetune.model.load import DTYPES, load_base, read_model_config
-from finetune.model.tuning import load_adapter
+from finetune.model.tuning import load_adapter, read_adapter_settings
 from finetune.model.vision import sees
 
 MERGEABLE = ("LORA", "ADALORA", "IA3")
@@ -83,10 +82,12 @@ def merge(
     The base is loaded in full precision, also where the adapter was trained on a quantized one. `output`
     appears only when the model, read back from disk, was shown to say what base and adapter say together.
     `other_base`: also where the base has other weights now than those that the adapter was trained on.
-    Raises FolderInUseError for an existing `output`, StorageError for a disk that is too small, and ModelError
+    Raises FolderInUseError for an existing `output`, ConfigError for a name of it that is no UTF-8, StorageError for a disk that is too small, and ModelError
     for what is no mergeable adapter and for a proof that fails.
     """
     refuse_existing(output)
+    if not is_utf8(output):
+        raise ConfigError(f"{str(output)!r}: not UTF-8; safetensors writes to no such path: give another")
     task = _plan(run_or_adapter, dtype, ModelConfig(trust_remote_code=trust_remote_code), other_base=other_base)
     _require_space(task, output)
     template = load_template(task.source.template, trust_remote_code=trust_remote_code, model=task.source.model)
@@ -134,7 +135,7 @@ def _merge_into(folder: Path, task: _Task, template: ChatTemplate, prompts: Prom
 
 def read_mergeable(adapter: Path) -> Mapping[str, Any]:
     """adapter_config.json of an adapter that can be merged. Raises ModelError with the reason for any other."""
-    config = json.loads((adapter / "adapter_config.json").read_bytes())
+    config = read_adapter_settings(adapter)
     kind = config.get("peft_type")
     if kind in _PROMPT_KINDS:
         raise ModelError(

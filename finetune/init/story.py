@@ -13,8 +13,8 @@ from finetune.chat.template import ChatTemplate
 from finetune.data.checking.check import CheckReport, all_of, check_data
 from finetune.data.reading.intake import raise_problems
 from finetune.data.reading.record import Malformed
-from finetune.disk import refuse_existing_file, write_atomically
-from finetune.errors import DataError, NoTemplateError
+from finetune.disk import is_utf8, refuse_existing_file, write_atomically
+from finetune.errors import ConfigError, DataError, NoTemplateError
 from finetune.init.files import DataFiles, find_files
 from finetune.init.guess import Guess, Method, Survey, guess
 from finetune.shipped import TEMPLATES, find_shipped, template_file
@@ -37,6 +37,9 @@ def init(
     Raises FolderInUseError where `output` exists, DataError for records that cannot be used.
     """
     refuse_existing_file(output)
+    for name in (data, model, output):
+        if not is_utf8(name):
+            raise ConfigError(f"{str(name)!r}: not UTF-8; a YAML cannot hold such a name: rename it")
     files = find_files(data)
     named = _named(chat_template) or _suggested(files, model, remote_images)
     survey = survey_of(files, model, named, remote_images=remote_images)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from finetune.config.schema import Config
+from finetune.disk import is_utf8
 from finetune.errors import ConfigError
 
 Kind = Literal["slurm", "skypilot", "kubeflow"]
@@ -99,7 +100,5 @@ def not_an_option(name: str) -> str:
 
 
 def _require_utf8(text: str) -> None:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        raise ConfigError(f"{text!r}: not UTF-8; a job file cannot hold such a name") from None
+    if not is_utf8(text):
+        raise ConfigError(f"{text!r}: not UTF-8; a job file cannot hold such a name")

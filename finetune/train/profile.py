@@ -18,6 +18,7 @@ from torch.profiler import profile, record_function, supported_activities
 
 from finetune import disk, log
 from finetune.folder import TRACE_FILE
+from finetune.workspace import workspace
 
 WARM_UP = 2
 """Steps before the first that is looked at: kernels are chosen and memory is reserved in them."""
@@ -93,7 +94,7 @@ class Profile:
 
     def _tell(self) -> None:
         target = self.output / TRACE_FILE
-        with disk.storage_errors(target), disk.workspace(self.output) as work:
+        with disk.storage_errors(target), workspace(self.output) as work:
             self._profiler.export_chrome_trace(str(work / TRACE_FILE))
             (work / TRACE_FILE).rename(target)
         for line in table(parts_of(self._profiler.events()), self.last - self.first + 1):

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from finetune.disk import MARK, refuse_existing, sweep, unpublished, workspace, write_atomically
+from finetune.disk import refuse_existing, unpublished, write_atomically
 from finetune.errors import StorageError
 from finetune.folder import write_json
+from finetune.workspace import MARK, sweep, workspace
 
 
 @pytest.fixture
@@ -37,15 +38,19 @@ def publishes_and_dies(output: Path) -> None:
 
 
 STRANGERS = {
+    "an empty folder": {"tmp-0123abcd/": ""},
     "a thesis": {"tmp-thesis/chapter1.txt": "years of work"},
     "an older version's name": {"tmp-3-abcd/model.safetensors": "half"},
     "a file": {"tmp-77-run.json": "{"},
-    "a file by the mark's name, of somebody else": {f"tmp-notes/{MARK}": "to do", "tmp-notes/a.txt": "a"},
+    "a file by the mark's name, of somebody else": {
+        f"tmp-finetune-89abcdef/{MARK}": "to do",
+        "tmp-finetune-89abcdef/a.txt": "a",
+    },
     "an empty mark": {f"tmp-notes/{MARK}": ""},
-    "a folder by our kind of name": {"tmp-0123abcd/chapter1.txt": "years of work"},
-    "an empty mark beside something": {f"tmp-0123abcd/{MARK}": "", "tmp-0123abcd/a.txt": "a"},
-    "another mark": {f"tmp-0123abcd/{MARK}": "to do"},
-    "a folder by the mark's name": {f"tmp-notes/{MARK}/a.txt": "a"},
+    "a folder by our kind of name": {"tmp-finetune-0123abcd/chapter1.txt": "years of work"},
+    "an empty mark beside something": {f"tmp-finetune-0123abcd/{MARK}": "", "tmp-finetune-0123abcd/a.txt": "a"},
+    "another mark": {f"tmp-finetune-0123abcd/{MARK}": "to do"},
+    "a folder by the mark's name": {f"tmp-finetune-89abcdef/{MARK}/a.txt": "a"},
 }
 
 
@@ -54,11 +59,15 @@ def test_nothing_of_anybody_else_is_touched(
     tmp_path: Path, files: dict[str, str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     for name, content in files.items():
+        if name.endswith("/"):
+            (tmp_path / name).mkdir()
+            continue
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(content)
     sweep(tmp_path)
     write_atomically(tmp_path / "run.json", b"{}")
-    assert {name: (tmp_path / name).read_text() for name in files} == files
+    assert {name: "" if name.endswith("/") else (tmp_path / name).read_text() for name in files} == files
+    assert all((tmp_path / name).exists() for name in files)
     assert capsys.readouterr().err == ""
 
 
@@ -68,9 +77,9 @@ def test_a_link_to_an_unfinished_folder_is_left_alone(tmp_path: Path) -> None:
     here.mkdir()
     killed_in(lambda: publishes_and_dies(elsewhere / "merged"))
     (left,) = elsewhere.glob("tmp-*")
-    (here / "tmp-link").symlink_to(left)
+    (here / "tmp-finetune-00000000").symlink_to(left)
     sweep(here)
-    assert (left / "merged" / "model.safetensors").exists() and (here / "tmp-link").is_symlink()
+    assert (left / "merged" / "model.safetensors").exists() and (here / "tmp-finetune-00000000").is_symlink()
 
 
 def test_what_a_killed_process_left_goes_with_the_next_one_that_writes_beside_it_and_is_said_before(

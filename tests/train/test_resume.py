@@ -11,13 +11,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from finetune.disk import workspace
 from finetune.errors import CheckpointError, FolderInUseError, ResumeMismatchError
 from finetune.train.checkpoint.identity import Identity
 from finetune.train.checkpoint.lock import run_lock
 from finetune.train.checkpoint.resume import check_identity, choose_resume, make_way
 from finetune.train.checkpoint.save import save_checkpoint
 from finetune.train.checkpoint.state import OptimizerState, TrainState
+from finetune.workspace import workspace
 
 
 def identity(rate: float = 0.1, threads: int = 1) -> Identity:

@@ -20,6 +20,7 @@ from finetune.manifest import read_manifest
 from finetune.printing import Lines
 from finetune.train.checkpoint.identity import Identity, compare
 from finetune.train.checkpoint.retain import set_aside
+from finetune.workspace import sweep
 
 _RUN_FILES = (RUN_FILE, METRICS_FILE, PREDICTIONS_FILE, REJECTED_FILE, REPORT_FILE)
 
@@ -44,7 +45,7 @@ def make_way(output: Path, chosen: Path | None) -> None:
     ones are renamed `rejected-<step>-<id>`, whole ones move to `old-<time>/`. A fresh start (None) moves the
     whole run there. Each is said. Call it under the run's lock, in one process. Raises StorageError.
     """
-    disk.sweep(output)
+    sweep(output)
     if chosen is None:
         _move_to_old(output, [*checkpoints(output), *(output / name for name in _RUN_FILES)])
     elif chosen.parent == output:

@@ -7,6 +7,7 @@ from finetune import disk, log
 from finetune.errors import CheckpointError
 from finetune.folder import checkpoints
 from finetune.manifest import verify_quickly
+from finetune.workspace import workspace
 
 
 def retain(output: Path, limit: int | None, best: str | None) -> None:
@@ -38,7 +39,7 @@ def _is_whole(checkpoint: Path) -> bool:
 def _remove(checkpoint: Path) -> None:
     """Out of its place first: a kill in the middle must not leave half a checkpoint under its name."""
     try:
-        with disk.workspace(checkpoint.parent) as doomed:
+        with workspace(checkpoint.parent) as doomed:
             checkpoint.rename(doomed / checkpoint.name)
             disk.sync_folder(checkpoint.parent)
     except OSError as error:

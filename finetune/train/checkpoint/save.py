@@ -1,6 +1,6 @@
 """Save a checkpoint so that a kill at any instant leaves a whole one; load one back exactly.
 
-tmp-<id>/checkpoint-<step>/  write → fsync files and folders → manifest.json → fsync
+tmp-finetune-<id>/checkpoint-<step>/  write → fsync files and folders → manifest.json → fsync
 rename to checkpoint-<step>/  (the commit) → fsync the parent → retention
 """
 
@@ -33,6 +33,7 @@ from finetune.train.checkpoint.identity import Identity
 from finetune.train.checkpoint.retain import retain, set_aside
 from finetune.train.checkpoint.rng import capture_rng
 from finetune.train.checkpoint.state import Best, TrainState, read_state, write_state
+from finetune.workspace import workspace
 
 _SLACK_BYTES = 1_000_000
 """Tokenizer, configuration and manifest beside the tensors, where no earlier checkpoint tells."""
@@ -129,7 +130,7 @@ def _bytes_needed(output: Path, state: TrainState, only_model: bool) -> int:
 def _write_and_publish(
     target: Path, state: TrainState, write_model: Callable[[Path], None], identity: Identity, only_model: bool
 ) -> None:
-    with disk.workspace(target.parent) as work:
+    with workspace(target.parent) as work:
         folder = work / target.name
         folder.mkdir()
         write_model(folder)
