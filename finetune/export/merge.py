@@ -82,8 +82,9 @@ def merge(
     The base is loaded in full precision, also where the adapter was trained on a quantized one. `output`
     appears only when the model, read back from disk, was shown to say what base and adapter say together.
     `other_base`: also where the base has other weights now than those that the adapter was trained on.
-    Raises FolderInUseError for an existing `output`, ConfigError for one whose name is no UTF-8, StorageError for
-    a disk that is too small, and ModelError for what is no mergeable adapter and for a proof that fails.
+    Raises FolderInUseError for an existing `output`, ConfigError for one whose name is no UTF-8,
+    StorageError for a disk that is too small, and ModelError for what is no mergeable adapter and for a proof
+    that fails.
     """
     refuse_existing(output)
     if not is_utf8(output):
