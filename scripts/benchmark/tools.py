@@ -57,7 +57,7 @@ class Ours:
     """`finetune train` itself, as a user runs it; `overrides` are `--set`."""
 
     name: str = OURS
-    how: str = "finetune train, batch 4"
+    how: str = "finetune train"
     overrides: tuple[str, ...] = ()
 
     def command(self, work: Work, output: Path) -> list[str]:
@@ -70,8 +70,8 @@ class Ours:
         return output / "metrics.jsonl"
 
 
-TRAINER = Tool("Trainer + peft", "batch 4, defaults", "plain")
-TRL = Tool("TRL", "batch 4, defaults", "trl_sft")
+TRAINER = Tool("Trainer + peft", "defaults", "plain")
+TRL = Tool("TRL", "defaults", "trl_sft")
 # A packed row holds as many tokens as several steps: twice through, so that there are enough to time.
 TRL_PACKED = Tool(
     "TRL, packed",
@@ -88,8 +88,8 @@ TRL_PACKED = Tool(
 
 
 def llamafactory(venv: Path) -> Tool:
-    return Tool("LLaMA-Factory", "batch 4, bf16", "llamafactory", python=str(venv / "bin" / "python"))
+    return Tool("LLaMA-Factory", "bf16", "llamafactory", python=str(venv / "bin" / "python"))
 
 
 def swift(venv: Path) -> Tool:
-    return Tool("ms-swift", "batch 4, defaults", "swift_sft", python=str(venv / "bin" / "python"))
+    return Tool("ms-swift", "defaults", "swift_sft", python=str(venv / "bin" / "python"))
