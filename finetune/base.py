@@ -9,7 +9,6 @@ of tokens) may lie beside its sample. A Hub id stands for itself.
 """
 
 import hashlib
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import Any
 
 from finetune.disk import sha256_of
 from finetune.manifest import MANIFEST_FILE, read_manifest
+from finetune.plain_json import parse_json
 
 _SAMPLES, _SAMPLE_BYTES = 8, 4096
 _TENSOR_BYTES = 1024
@@ -117,7 +117,7 @@ def _tensors(path: Path) -> str:
 def _places(header: bytes) -> list[tuple[int, int]]:
     """Where the tensors of a safetensors file lie behind its header, in the order of the file."""
     try:
-        entries = json.loads(header)
+        entries = parse_json(header)
         return sorted(tuple(entry["data_offsets"]) for name, entry in entries.items() if name != "__metadata__")
     except (ValueError, KeyError, TypeError, AttributeError):
         return []

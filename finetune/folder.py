@@ -13,6 +13,7 @@ from typing import Any
 from finetune.disk import encoded, write_atomically
 from finetune.errors import CheckpointError, ModelError
 from finetune.manifest import MANIFEST_FILE, FileEntry, Manifest, verify
+from finetune.plain_json import read_json
 from finetune.printing import Lines
 
 __all__ = [
@@ -124,7 +125,7 @@ def read_run(output: Path, *needed: str) -> dict[str, Any]:
     """`run.json` of a run folder. Raises ModelError where it is missing, damaged or without a `needed` key."""
     path = output / RUN_FILE
     try:
-        run = json.loads(path.read_bytes())
+        run = read_json(path)
     except OSError as error:
         raise ModelError(f"{path}: {error.strerror}; give a folder that `finetune train` wrote") from None
     except ValueError as error:
@@ -206,7 +207,7 @@ def _resolve_model(folder: Path, run: Path | None, note: str) -> Source:
 def _base_of_adapter(adapter: Path, run: Path | None) -> Path | str:
     path = adapter / "adapter_config.json"
     try:
-        named = json.loads(path.read_bytes()).get("base_model_name_or_path")
+        named = read_json(path).get("base_model_name_or_path")
     except (OSError, ValueError, AttributeError) as error:
         raise ModelError(f"{path}: damaged: {error}") from None
     names = [name for name in (named, read_run(run).get("model") if run else None) if isinstance(name, str)]

@@ -13,6 +13,7 @@ from typing import Any
 
 from finetune.disk import sha256_of
 from finetune.errors import CheckpointError
+from finetune.plain_json import parse_json
 
 MANIFEST_FILE = "manifest.json"
 FORMAT = 1
@@ -98,7 +99,7 @@ def read_manifest(checkpoint: Path) -> Manifest:
 def _parse(path: Path) -> dict[str, Any]:
     try:
         raw = path.read_bytes()
-        content = json.loads(raw)
+        content = parse_json(raw)
     except OSError as error:
         raise CheckpointError(f"{path}: {error.strerror}: the checkpoint was never finished") from None
     except ValueError as error:

@@ -4,11 +4,11 @@ Loaders follow an index wherever it points, and unpickle what does not end in `.
 before any of them sees it.
 """
 
-import json
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 from finetune.errors import ModelError, UntrustedContentError
+from finetune.plain_json import read_json
 
 INDEX_FILE = "model.safetensors.index.json"
 _ENDING = ".safetensors"
@@ -28,7 +28,7 @@ def indexed_files(index: Path) -> list[str]:
     that is damaged.
     """
     try:
-        content = json.loads(index.read_bytes())
+        content = read_json(index)
         names = sorted(set(content["weight_map"].values()))
     except (OSError, ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
         raise ModelError(f"{index}: cannot be used: {error!r}") from None

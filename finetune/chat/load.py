@@ -1,6 +1,5 @@
 """A checkpoint folder (or Hub id) to a ChatTemplate: the tokenizer's only door, and it does not load torch."""
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from finetune.chat.thoughts import Thinking
 from finetune.disk import is_utf8
 from finetune.errors import ModelError, NoTemplateError, TemplateError, UntrustedContentError
 from finetune.folder import is_hub_id
+from finetune.plain_json import check_json_files, read_json
 
 _VOCABULARIES = ("tokenizer.model", "vocab.json", "spiece.model", "sentencepiece.bpe.model", "vocab.txt")
 
@@ -86,6 +86,7 @@ def load_tokenizer(folder: str | Path, *, trust_remote_code: bool = False) -> Pr
         raise ModelError(f"{str(path)!r}: not UTF-8; the tokenizers library opens no such path: rename it")
     if not path.is_dir():
         return _load_from_hub(str(folder), trust_remote_code)
+    check_json_files(path)
     if (path / "tokenizer.json").is_file():
         return _load_fast(path)
     refuse_glm_4v_9b(path, _read_object(path / "config.json"))
@@ -149,7 +150,7 @@ def _read_object(file: Path) -> dict[str, Any]:
     if not file.is_file():
         return {}
     try:
-        config = json.loads(file.read_text(encoding="utf-8"))
+        config = read_json(file)
     except ValueError as error:
         raise ModelError(f"{file}: damaged: {error}; copy it again from the base model") from None
     if not isinstance(config, dict):
@@ -212,7 +213,7 @@ def _processor_template(local: Path | None) -> str | None:
     if not file or not file.is_file():
         return None
     try:
-        template = json.loads(file.read_text(encoding="utf-8")).get("chat_template")
+        template = read_json(file).get("chat_template")
     except (ValueError, AttributeError) as error:
         raise TemplateError(f"{file}: damaged: {error}") from None
     return template if isinstance(template, str) else None

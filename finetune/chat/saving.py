@@ -8,6 +8,7 @@ from pathlib import Path
 from transformers import PreTrainedTokenizerFast
 
 from finetune.chat.sight import PROCESSOR_FILES, Sight, bounds, processor_settings
+from finetune.plain_json import read_json
 
 TEMPLATE_FILE = "chat_template.jinja"
 CONFIG_FILE = "tokenizer_config.json"
@@ -40,7 +41,7 @@ def save_processor(sight: Sight, folder: Path) -> None:
 
 def _bound(file: Path, sight: Sight) -> None:
     """Let an image processor's file say how large a picture may be."""
-    content = json.loads(file.read_text(encoding="utf-8"))
+    content = read_json(file)
     settings = content.get("image_processor", content)
     if "image_processor_type" in settings:
         settings.pop("min_pixels", None)
@@ -77,7 +78,7 @@ def save_tokenizer(
 def _keep_text_tokens(file: Path, text_tokens: Sequence[str]) -> None:
     if not text_tokens or not file.is_file():
         return
-    config = json.loads(file.read_text(encoding="utf-8"))
+    config = read_json(file)
     if config.get(TEXT_TOKENS) != list(text_tokens):
         config[TEXT_TOKENS] = list(text_tokens)
         file.write_text(json.dumps(config, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
@@ -87,7 +88,7 @@ def _readable_config(origin: Path | None) -> dict[str, object] | None:
     """tokenizer_config.json of a folder whose files can be copied; None where Python code belongs to them."""
     if origin is None or not (origin / "tokenizer.json").is_file() or not (origin / CONFIG_FILE).is_file():
         return None
-    config: dict[str, object] = json.loads((origin / CONFIG_FILE).read_text(encoding="utf-8"))
+    config: dict[str, object] = read_json(origin / CONFIG_FILE)
     return None if "auto_map" in config else config
 
 

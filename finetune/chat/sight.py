@@ -4,7 +4,6 @@ Sizes only, no pixels: from the checkpoint's own JSON files, so that a conversat
 before a model is loaded. What the image processor makes of the pixels must agree (model/vision.py compares).
 """
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from finetune.errors import ModelError
+from finetune.plain_json import read_json
 
 PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
 _SLIMMEST = 200  # times longer than wide, at most: what these processors take
@@ -177,7 +177,7 @@ def _read(file: Path) -> dict[str, Any]:
     if not file.is_file():
         return {}
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        content = read_json(file)
     except ValueError as error:
         raise ModelError(f"{file}: damaged: {error}; copy it again from the base model") from None
     return content if isinstance(content, dict) else {}

@@ -5,7 +5,6 @@ finetune's own: its loop decides when a step ends, so DeepSpeed is told that eve
 optimizer is torch's.
 """
 
-import json
 from collections.abc import Iterator, Mapping
 from copy import deepcopy
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from typing import Any
 from finetune.config.arguments import TrainingArgs
 from finetune.config.draft import KeyPath, dotted
 from finetune.errors import ConfigError
+from finetune.plain_json import read_json
 
 AUTO = "auto"
 Content = dict[str, Any]
@@ -59,7 +59,7 @@ def read_deepspeed(value: str | Content) -> Content:
     if isinstance(value, dict):
         return value
     try:
-        content = json.loads(Path(value).read_text(encoding="utf-8-sig"))
+        content = read_json(Path(value))
     except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(f"{value}: cannot be read as DeepSpeed's JSON: {error}") from None
     if not isinstance(content, dict):

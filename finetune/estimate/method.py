@@ -1,6 +1,5 @@
 """What of a model learns, counted without making it: from the YAML, or from the files of an adapter."""
 
-import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -11,6 +10,7 @@ from finetune.config.modules import is_in, is_like, left_alone, mapped
 from finetune.config.schema import Config
 from finetune.errors import ModelError
 from finetune.estimate.shape import Shape, header, is_head, is_visual
+from finetune.plain_json import read_json
 
 Kind = Literal["full", "lora", "ia3", "prefix", "prompt"]
 
@@ -80,7 +80,7 @@ def _is_of_tower(name: str) -> bool:
 def _of_adapter(folder: Path, shape: Shape) -> Method:
     where = folder / "adapter_config.json"
     try:
-        settings = json.loads(where.read_bytes())
+        settings = read_json(where)
         kind = _KINDS[settings["peft_type"]]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ModelError(f"{where}: cannot be used: {error!r}") from None

@@ -1,6 +1,5 @@
 """The sizes of a model, from its config.json and the headers of its weight files. Nothing is loaded."""
 
-import json
 import math
 import re
 from collections.abc import Iterator, Mapping
@@ -12,6 +11,7 @@ from typing import Any
 from finetune.config.modules import is_in
 from finetune.errors import ModelError
 from finetune.folder import is_hub_id
+from finetune.plain_json import parse_json, read_json
 from finetune.weights import INDEX_FILE, indexed_files
 
 DTYPE_BYTES: Mapping[str, float] = {
@@ -151,7 +151,7 @@ def read_shape(model: str | Path) -> Shape:
     folder = _folder_of(model)
     where = folder / "config.json"
     try:
-        raw = json.loads(where.read_bytes())
+        raw = read_json(where)
     except FileNotFoundError:
         raise ModelError(
             f"{folder}: no config.json; MODEL is a folder with a transformers checkpoint"
@@ -277,7 +277,7 @@ def header(file: Path) -> dict[str, Weight]:
             length = int.from_bytes(stream.read(8), "little")
             if not 0 < length <= _LONGEST_HEADER:
                 raise ValueError(f"a header of {length} bytes")
-            found = json.loads(stream.read(length))
+            found = parse_json(stream.read(length))
         return {
             name: Weight(tuple(entry["shape"]), entry["dtype"])
             for name, entry in found.items()

@@ -19,6 +19,7 @@ from typing import Any
 from finetune import folder, log
 from finetune.disk import open_lock, storage_errors
 from finetune.errors import FolderInUseError
+from finetune.plain_json import parse_json
 
 SCORES_FILE = "scores.json"
 LOCK_FILE = ".eval.lock"
@@ -103,7 +104,7 @@ def _owner(descriptor: int, place: Path) -> Subject | None:
 
 def _object(content: bytes) -> dict[str, Any]:
     try:
-        value = json.loads(content)
+        value = parse_json(content)
     except (ValueError, RecursionError):
         return {}
     return value if isinstance(value, dict) else {}

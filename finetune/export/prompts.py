@@ -1,6 +1,5 @@
 """The conversations that a merged model and its origin are compared on, with pictures if it sees."""
 
-import json
 from collections.abc import Iterator, Mapping
 from itertools import islice
 from pathlib import Path
@@ -15,6 +14,7 @@ from finetune.data.encode import Prompt, prompt_from
 from finetune.data.images.png import png
 from finetune.data.reading.fields import WrongRecordError
 from finetune.folder import PREDICTIONS_FILE
+from finetune.plain_json import parse_json
 
 OWN_ROWS = 4
 """How many of a run's own predictions join the fixed conversations."""
@@ -108,7 +108,7 @@ def _own_prompts(template: ChatTemplate, run: Path | None) -> Iterator[Prompt]:
     if path is None or not path.is_file():
         return
     with path.open(encoding="utf-8") as lines:
-        found = (_own_prompt(template, row) for row in map(json.loads, lines))
+        found = (_own_prompt(template, row) for row in map(parse_json, lines))
         yield from islice((prompt for prompt in found if prompt), OWN_ROWS)
 
 

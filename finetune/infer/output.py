@@ -18,6 +18,7 @@ from typing import Any, BinaryIO
 
 from finetune.disk import encoded, storage_errors
 from finetune.errors import FolderInUseError
+from finetune.plain_json import parse_json
 
 Row = dict[str, Any]
 
@@ -60,7 +61,7 @@ def whole_lines(file: BinaryIO) -> tuple[list[Row | None], int]:
 
 def _parse(line: bytes) -> Row | None:
     try:
-        row = json.loads(line)
+        row = parse_json(line)
     except ValueError:
         return None
     return row if isinstance(row, dict) else None

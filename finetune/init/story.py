@@ -1,6 +1,5 @@
 """`finetune init`: look at data and model, guess a configuration, write it with its reasons."""
 
-import json
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from finetune.disk import is_utf8, refuse_existing_file, write_atomically
 from finetune.errors import ConfigError, DataError, NoTemplateError
 from finetune.init.files import DataFiles, find_files
 from finetune.init.guess import Guess, Method, Survey, guess
+from finetune.plain_json import read_json
 from finetune.shipped import TEMPLATES, find_shipped, template_file
 
 _COLUMN = 34
@@ -180,7 +180,7 @@ def _shape_of(model: str) -> dict[str, Any]:
     """The text model's part of a model folder's config.json; empty for a Hub id."""
     file = Path(model) / "config.json"
     try:
-        config = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+        config = read_json(file) if file.is_file() else {}
     except ValueError:
         return {}
     text = config.get("text_config", config) if isinstance(config, dict) else {}

@@ -1,6 +1,5 @@
 """A checkpoint folder or Hub id to a model: native classes, safetensors, and every weight accounted for."""
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -35,6 +34,7 @@ from finetune.model.foreign import (
     refuse_unknown_quantization,
 )
 from finetune.model.vision import SEEING
+from finetune.plain_json import check_json_files, read_json
 
 transformers_logging.disable_progress_bar()
 
@@ -65,6 +65,7 @@ def load_base(
     UntrustedContentError where loading would run the checkpoint's code or unpickle its weights.
     """
     if Path(model).is_dir():
+        check_json_files(Path(model))
         model = Path(model).resolve()  # an adapter names its base by this path, from wherever it is used
     shape = read_model_config(model, config)
     widened = precision is not None and precision.widened
@@ -170,7 +171,7 @@ def _stay_differentiable(model: PreTrainedModel) -> None:
 def _raw_config(model: str | Path) -> dict[str, Any]:
     try:
         if Path(model).is_dir():
-            raw = json.loads((Path(model) / "config.json").read_bytes())
+            raw = read_json(Path(model) / "config.json")
         else:
             raw, _ = PreTrainedConfig.get_config_dict(model)
     except (OSError, ValueError) as error:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from finetune.model.tuned import Tuned
 from finetune.model.tuning import LISTS_OF_MODULES
+from finetune.plain_json import read_json
 
 SHARD_BYTES = 5_000_000_000
 """Of one weight file."""
@@ -41,7 +42,7 @@ def state_stops(folder: Path, stop_ids: Sequence[int], pad_id: int) -> None:
     A base model has no turns: its own would never stop behind one.
     """
     file = folder / "generation_config.json"
-    content = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    content = read_json(file) if file.is_file() else {}
     named = content.get("eos_token_id")
     ends = named if isinstance(named, list) else [named] if named is not None else []
     if set(stop_ids) <= set(ends):
@@ -106,7 +107,7 @@ def _file_name(number: int, count: int) -> str:
 
 def _sort_names(config: Path) -> None:
     """peft keeps names of modules in sets, whose order is another in every process."""
-    content = json.loads(config.read_text(encoding="utf-8"))
+    content = read_json(config)
     names = {key: sorted(content[key]) for key in LISTS_OF_MODULES if isinstance(content.get(key), list)}
     config.write_text(json.dumps(content | names, indent=2, sort_keys=True), encoding="utf-8")
 
@@ -117,6 +118,6 @@ def _narrow(tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
 
 def _state_dtype(config: Path, dtype: torch.dtype) -> None:
     """transformers writes the dtype of the weights in memory, which is wider than that of the file."""
-    content = json.loads(config.read_text(encoding="utf-8"))
+    content = read_json(config)
     content["dtype"] = str(dtype).removeprefix("torch.")
     config.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")

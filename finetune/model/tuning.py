@@ -3,7 +3,6 @@
 Whatever the base's dtype, trainable weights are float32: in bfloat16 a small update rounds to nothing.
 """
 
-import json
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -42,6 +41,7 @@ from finetune.model.low_rank import LowRankLinear
 from finetune.model.names import also_left_alone, map_names, refuse_out_of_range, refuse_unmatched
 from finetune.model.tuned import Kind, Tuned
 from finetune.model.vision import sees
+from finetune.plain_json import read_json
 
 LISTS_OF_MODULES = ("target_modules", "feedforward_modules", "exclude_modules", "modules_to_save")
 
@@ -131,7 +131,7 @@ def load_adapter(model: PreTrainedModel, folder: Path, *, trainable: bool = Fals
 def read_adapter_settings(folder: Path) -> dict[str, Any]:
     """adapter_config.json as it stands. Raises ModelError."""
     try:
-        settings = json.loads((folder / "adapter_config.json").read_bytes())
+        settings = read_json(folder / "adapter_config.json")
     except (OSError, ValueError, RecursionError) as error:
         raise ModelError(f"{folder}: adapter_config.json cannot be used: {error}") from None
     if not isinstance(settings, dict):

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from finetune.folder import METRICS_FILE, PREDICTIONS_FILE, RUN_FILE
+from finetune.plain_json import parse_json, read_json
 from finetune.redaction import record_without_secrets
 
 SHOWN_PREDICTIONS = 12
@@ -37,7 +38,7 @@ def read_run_files(folder: Path) -> RunFiles:
 
 def _read_object(path: Path) -> tuple[Json, list[str]]:
     try:
-        value = json.loads(path.read_bytes())
+        value = read_json(path)
     except OSError as error:
         return {}, [_absent(path, error, "config, data, scores and versions are unknown")]
     except (ValueError, RecursionError):
@@ -108,7 +109,7 @@ def spread(values: Sequence[Any], count: int) -> list[Any]:
 
 def _parse(line: bytes) -> Json | None:
     try:
-        value = json.loads(line)
+        value = parse_json(line)
     except (ValueError, RecursionError):
         return None
     return value if isinstance(value, dict) else None

@@ -3,12 +3,12 @@
 A `Dataset` is one such folder; a `DatasetDict` has dataset_dict.json and a folder for each split.
 """
 
-import json
 from pathlib import Path
 from typing import Any
 
 from finetune.data.reading.splits import Sorted, Split
 from finetune.errors import DataError
+from finetune.plain_json import read_json
 
 _STATE, _SPLITS = "state.json", "dataset_dict.json"
 
@@ -52,7 +52,7 @@ def _files(folder: Path) -> list[Path]:
 
 def _read(file: Path) -> dict[str, Any]:
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        content = read_json(file)
     except (OSError, ValueError) as error:
         raise DataError(f"{file}: damaged: {error}") from None
     return content if isinstance(content, dict) else {}

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from finetune.disk import storage_errors, write_atomically
+from finetune.plain_json import parse_json
 
 
 class MetricsFile:
@@ -55,7 +56,7 @@ def _belongs(line: bytes, step: int) -> bool:
     if not line.endswith(b"\n"):
         return False
     try:
-        value: Any = json.loads(line)
+        value: Any = parse_json(line)
     except ValueError:
         return False
     written_at = value.get("step") if isinstance(value, dict) else None
