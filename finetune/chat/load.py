@@ -103,7 +103,6 @@ def load_tokenizer(folder: str | Path, *, trust_remote_code: bool = False) -> Pr
 
 
 def _load_fast(path: Path) -> PreTrainedTokenizerFast:
-    _read_object(path / CONFIG_FILE)
     try:
         tokenizer: PreTrainedTokenizerFast = PreTrainedTokenizerFast.from_pretrained(
             str(path), local_files_only=True
