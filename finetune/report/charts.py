@@ -1,6 +1,6 @@
 """Curves as inline SVG: axes, gridlines, tick labels, and figures under the pointer, without a script."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from math import exp, log
@@ -11,10 +11,13 @@ from finetune.report.read import spread
 from finetune.report.scale import Axis, figure, step_axis, value_axis
 
 Points = Sequence[tuple[float, float | None]]
+Scaled = Callable[[float], float]
 Colour = Literal["one", "two", "three"]
 
 LEFT, RIGHT, TOP, BOTTOM = 50, 14, 12, 37  # room around the plot, in units of the drawing
 MOST_POINTS = 600  # of one line; more would only make the file larger
+MOST_SPREAD_DOTS = 120  # of a line whose every point is a dot
+MOST_MEANS = 4000  # of a line's stretches, before their neighbours are taken in
 MOST_TIPS = 80
 MOST_DOTS = 12  # of a line; with more of them it speaks for itself
 SMOOTH_FROM = 25  # points; fewer are shown as they are
@@ -111,8 +114,9 @@ def _grid(plot: _Plot) -> Html:
 
 def _curve(plot: _Plot, series: Series) -> Html:
     if series.mark == "dots":
-        dots = [_dot(plot, step, value, series.colour) for step, value in series.points if value is not None]
-        return join([_path(plot, series.points, f"{series.colour} dashed"), *dots])
+        points = thinned(series.points, MOST_SPREAD_DOTS)
+        dots = [_dot(plot, step, value, series.colour) for step, value in points if value is not None]
+        return join([_path(plot, points, f"{series.colour} dashed"), *dots])
     points = thinned(series.points)
     if series.mark == "line" or len(series.points) < SMOOTH_FROM:
         dots = [_dot(plot, step, value, series.colour) for step, value in points if value is not None]
@@ -124,9 +128,11 @@ def _curve(plot: _Plot, series: Series) -> Html:
 def smoothed(points: Points, *, logarithmic: bool = False) -> list[tuple[float, float | None]]:
     """The mean of each point and its neighbours on both sides, so that nothing lags behind.
 
-    `logarithmic`: the geometric mean, of positive values; what the eye takes for the middle on such an axis.
+    Of more than `MOST_MEANS` points, the means of as many stretches. `logarithmic`: the geometric mean, of
+    positive values; what the eye takes for the middle on such an axis.
     """
     to, back = (log, exp) if logarithmic else (float, float)
+    points = _means(points, to, back)
     sums, counts = [0.0], [0]
     for _, value in points:
         sums.append(sums[-1] + (0.0 if value is None else to(value)))
@@ -137,6 +143,19 @@ def smoothed(points: Points, *, logarithmic: bool = False) -> list[tuple[float, 
         start, stop = max(0, i - reach), min(len(points), i + reach + 1)
         mean = (sums[stop] - sums[start]) / max(counts[stop] - counts[start], 1)
         result.append((step, None if value is None else back(mean)))
+    return result
+
+
+def _means(points: Points, to: Scaled, back: Scaled) -> Points:
+    """Of stretches of the same length, so that there are `MOST_MEANS` at most; each stands at its last step."""
+    length = -(-len(points) // MOST_MEANS)
+    if length <= 1:
+        return points
+    result: list[tuple[float, float | None]] = []
+    for start in range(0, len(points), length):
+        stretch = points[start : start + length]
+        finite = [to(value) for _, value in stretch if value is not None]
+        result.append((stretch[-1][0], back(sum(finite) / len(finite)) if finite else None))
     return result
 
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from finetune.report.charts import Colour, Series, is_logarithmic, line_chart, swatch
 from finetune.report.markup import Html, element, join
-from finetune.report.read import Json, curve
+from finetune.report.metrics import Metrics
 from finetune.report.scale import figure
 
 COLOURS: tuple[Colour, ...] = ("one", "two", "three")
@@ -15,16 +15,16 @@ Panel = tuple[str, Sequence[Series]]
 SIZES = {1: (1060, 320), 2: (500, 240), 3: (322, 200)}
 
 
-def curves(metrics: Sequence[Json]) -> Html | None:
+def curves(metrics: Metrics) -> Html | None:
     """Loss over the whole width, then how the training went, then the scores of the evaluations."""
     loss = [
-        Series("loss", curve(metrics, "loss"), mark="noisy"),
-        Series("eval loss", curve(metrics, "eval_loss"), "two", "dots"),
+        Series("loss", metrics.curve("loss"), mark="noisy"),
+        Series("eval loss", metrics.curve("eval_loss"), "two", "dots"),
     ]
     work = [
-        Series("learning rate", curve(metrics, "learning_rate")),
-        Series("gradient norm", curve(metrics, "grad_norm"), mark="noisy"),
-        Series("tokens per second", curve(metrics, "tokens_per_second"), mark="noisy"),
+        Series("learning rate", metrics.curve("learning_rate")),
+        Series("gradient norm", metrics.curve("grad_norm"), mark="noisy"),
+        Series("tokens per second", metrics.curve("tokens_per_second"), mark="noisy"),
     ]
     rows: list[list[Panel]] = [
         [("Loss, nats per supervised token", loss)],
@@ -35,9 +35,9 @@ def curves(metrics: Sequence[Json]) -> Html | None:
     return join(drawn) if drawn else None
 
 
-def _score_families(metrics: Sequence[Json]) -> list[Panel]:
+def _score_families(metrics: Metrics) -> list[Panel]:
     """One panel per family of scores: rouge-1, -2 and -l share an axis, and so do the files of one score."""
-    names = sorted({name for line in metrics for name in line if name.startswith("eval_")} - {"eval_loss"})
+    names = [name for name in metrics.names if name.startswith("eval_") and name != "eval_loss"]
     families: dict[str, list[str]] = {}
     for name in names:
         metric, _, file = name.removeprefix("eval_").partition("/")
@@ -50,9 +50,9 @@ def _score_families(metrics: Sequence[Json]) -> list[Panel]:
     ]
 
 
-def _family(metrics: Sequence[Json], names: Sequence[str]) -> list[Series]:
+def _family(metrics: Metrics, names: Sequence[str]) -> list[Series]:
     return [
-        Series(name.removeprefix("eval_"), curve(metrics, name), colour, "dots")
+        Series(name.removeprefix("eval_"), metrics.curve(name), colour, "dots")
         for name, colour in zip(names, COLOURS, strict=False)
     ]
 

@@ -9,6 +9,7 @@ from typing import Any
 from finetune.folder import METRICS_FILE, PREDICTIONS_FILE, RUN_FILE
 from finetune.plain_json import parse_json, read_json
 from finetune.redaction import record_without_secrets
+from finetune.report.metrics import Metrics, number
 
 SHOWN_PREDICTIONS = 12
 Json = Mapping[str, Any]
@@ -20,7 +21,7 @@ class RunFiles:
 
     folder: Path
     run: Json
-    metrics: Sequence[Json]
+    metrics: Metrics
     predictions: Sequence[Json]
     prediction_count: int
     problems: Sequence[str]
@@ -29,8 +30,7 @@ class RunFiles:
 def read_run_files(folder: Path) -> RunFiles:
     """Never raises for a file that is missing, half written or not what we know; holds no access token."""
     run, run_problems = _read_object(folder / RUN_FILE)
-    lines, metrics_problems = _read_lines(folder / METRICS_FILE)
-    metrics = [line for line in lines if number(line.get("step")) is not None]
+    metrics, metrics_problems = _read_metrics(folder / METRICS_FILE)
     predictions, count, prediction_problems = _read_predictions(folder / PREDICTIONS_FILE)
     problems = [*run_problems, *metrics_problems, *prediction_problems]
     return RunFiles(folder, run, metrics, predictions, count, problems)
@@ -52,14 +52,17 @@ def _damaged(path: Path) -> str:
     return f"{path.name} is damaged: config, data, scores and versions are unknown"
 
 
-def _read_lines(path: Path) -> tuple[list[Json], list[str]]:
+def _read_metrics(path: Path) -> tuple[Metrics, list[str]]:
+    metrics, damaged = Metrics(), 0
     try:
         with path.open("rb") as file:
-            parsed = [_parse(line) for line in file if line.strip()]
+            for line in filter(bytes.strip, file):
+                value = _parse(line)
+                damaged += value is None
+                metrics.add(value or {})
     except OSError as error:
-        return [], [_absent(path, error, "there are no curves")]
-    found = [value for value in parsed if value is not None]
-    return found, _damage(path, len(parsed) - len(found))
+        return metrics, [_absent(path, error, "there are no curves")]
+    return metrics, _damage(path, damaged)
 
 
 def _read_predictions(path: Path) -> tuple[list[Json], int, list[str]]:
@@ -125,13 +128,6 @@ def _damage(path: Path, count: int) -> list[str]:
     return [f"{path.name} has {lines} not parse, left out here"] if count else []
 
 
-def number(value: object) -> float | None:
-    """A finite number, or None for everything else."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return None
-    return float(value) if -1e300 < value < 1e300 else None
-
-
 def section(value: Json, name: str) -> Json:
     """The mapping under `name`; an empty one where there is none."""
     inner = value.get(name)
@@ -149,12 +145,3 @@ def words(value: object) -> str:
     if isinstance(value, str):
         return value
     return "" if value is None else json.dumps(value, ensure_ascii=False, default=str)
-
-
-def curve(metrics: Sequence[Json], name: str) -> list[tuple[float, float | None]]:
-    """(step, value) of every line that has `name`, in the order of steps; None where the value is not finite.
-
-    Where a step was logged twice (a run that was resumed), the later line counts.
-    """
-    points = {float(line["step"]): number(line[name]) for line in metrics if name in line}
-    return sorted(points.items())

@@ -6,7 +6,8 @@ from pathlib import PurePath
 from statistics import median
 
 from finetune.report.markup import Html, element
-from finetune.report.read import Json, RunFiles, curve, number, section, words
+from finetune.report.metrics import Metrics
+from finetune.report.read import Json, RunFiles, number, section, words
 from finetune.report.scale import figure
 from finetune.report.scores import headline
 
@@ -98,8 +99,7 @@ def span(seconds: float) -> str:
 
 def _steps(files: RunFiles) -> tuple[float, float | None]:
     """Steps done, and steps planned where that is known."""
-    done = max((number(line["step"]) or 0.0 for line in files.metrics), default=0.0)
-    return done, number(section(files.run, "plan").get("steps"))
+    return files.metrics.last_step, number(section(files.run, "plan").get("steps"))
 
 
 def _progress(files: RunFiles) -> Html | None:
@@ -154,15 +154,15 @@ def _quality_tiles(files: RunFiles) -> list[Html | None]:
 
 
 def _loss_tile(files: RunFiles) -> Html | None:
-    points = [(step, value) for step, value in curve(files.metrics, "loss") if value is not None]
+    points = [(step, value) for step, value in files.metrics.curve("loss") if value is not None]
     if not points:
         return None
     note = f"{figure(points[0][1])} at step {points[0][0]:,.0f}"
     return _tile("training loss", figure(points[-1][1]), note)
 
 
-def _eval_tile(metrics: Sequence[Json]) -> Html | None:
-    points = [(value, step) for step, value in curve(metrics, "eval_loss") if value is not None]
+def _eval_tile(metrics: Metrics) -> Html | None:
+    points = [(value, step) for step, value in metrics.curve("eval_loss") if value is not None]
     if not points:
         return None
     best, step = min(points)
@@ -198,13 +198,13 @@ def _steps_tile(files: RunFiles) -> Html | None:
 
 
 def _time_tile(files: RunFiles) -> Html | None:
-    seconds = [value for _, value in curve(files.metrics, "seconds") if value is not None]
+    seconds = files.metrics.values("seconds")
     return _tile("training time", span(sum(seconds)), "without evaluation and saving") if seconds else None
 
 
 def _speed_tile(files: RunFiles) -> Html | None:
-    speeds = [value for _, value in curve(files.metrics, "tokens_per_second") if value is not None]
-    useful = [value for _, value in curve(files.metrics, "supervised_tokens_per_second") if value is not None]
+    speeds = files.metrics.values("tokens_per_second")
+    useful = files.metrics.values("supervised_tokens_per_second")
     if not speeds:
         return None
     note = f"{figure(median(useful))} supervised" if useful else ""
@@ -212,7 +212,7 @@ def _speed_tile(files: RunFiles) -> Html | None:
 
 
 def _memory_tile(files: RunFiles) -> Html | None:
-    peaks = [value for _, value in curve(files.metrics, "peak_memory_gb") if value]
+    peaks = files.metrics.values("peak_memory_gb")
     return _tile("peak memory", f"{max(peaks):.1f} GB", "") if peaks else None
 
 

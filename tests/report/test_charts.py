@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from finetune.report.charts import Colour, Series, line_chart, marker, smoothed, thinned
+from finetune.report.charts import MOST_MEANS, Colour, Series, line_chart, marker, smoothed, thinned
 from finetune.report.scale import figure, step_axis, tick_text, value_axis
 
 
@@ -75,6 +75,16 @@ def test_smoothing_does_not_lag_and_keeps_gaps() -> None:
     middle = smoothed(rising)[50:150]
     assert all(value == pytest.approx(step) for step, value in middle)
     assert smoothed([(1.0, None), (2.0, 4.0)]) == [(1.0, None), (2.0, 4.0)]
+
+
+def test_a_long_curve_is_drawn_small_and_keeps_its_spikes_and_its_mean() -> None:
+    points = [(float(step), 9.0 if step == 31_337 else float(step % 2)) for step in range(100_000)]
+    assert max(value for _, value in thinned(points)) == 9
+    middle = smoothed(points)
+    assert len(middle) <= MOST_MEANS and all(value == pytest.approx(0.5, abs=0.01) for _, value in middle)
+    for mark in ("noisy", "dots", "line"):
+        drawn = str(line_chart("a", [Series("b", points, mark=mark)]))
+        assert len(drawn) < 120_000
 
 
 def test_a_logarithmic_curve_is_smoothed_as_it_is_seen() -> None:

@@ -1,6 +1,7 @@
 """Reading a run folder, and text that becomes markup."""
 
 import json
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,9 @@ import pytest
 
 from finetune.redaction import without_secrets
 from finetune.report.markup import Html, element
-from finetune.report.read import curve, number, read_run_files, spread
+from finetune.report.metrics import Metrics, number
+from finetune.report.page import write_report
+from finetune.report.read import read_run_files, spread
 
 
 def test_predictions_are_picked_evenly_from_the_worst_to_the_best(tmp_path: Path) -> None:
@@ -23,7 +26,27 @@ def test_predictions_are_picked_evenly_from_the_worst_to_the_best(tmp_path: Path
 
 def test_a_step_that_was_logged_twice_counts_as_it_was_logged_last() -> None:
     lines: list[dict[str, Any]] = [{"step": 2, "loss": 9}, {"step": 1, "loss": 3}, {"step": 2, "loss": None}]
-    assert curve(lines, "loss") == [(1.0, 3.0), (2.0, None)]
+    metrics = Metrics()
+    for line in lines:
+        metrics.add(line)
+    assert metrics.curve("loss") == [(1.0, 3.0), (2.0, None)]
+    assert (metrics.last_step, metrics.values("loss"), metrics.names) == (2.0, [3.0], ["loss", "step"])
+
+
+def test_a_long_run_makes_a_small_page_in_little_memory(tmp_path: Path) -> None:
+    with (tmp_path / "metrics.jsonl").open("w") as file:
+        for step in range(1, 20_001):
+            loss, score = (5 if step == 7777 else 1), (0.25 if step == 4321 else 2)
+            file.write(f'{{"step": {step}, "loss": {loss}, "seconds": 0.5}}\n')
+            file.write(f'{{"step": {step}, "eval_loss": {score}, "eval_rouge-l": {step % 9}}}\n')
+    tracemalloc.start()
+    files = read_run_files(tmp_path)
+    assert tracemalloc.get_traced_memory()[0] < 20_000 * 6 * 20  # values, with room for growing
+    tracemalloc.stop()
+    page = write_report(tmp_path).read_text()
+    assert len(page) < 1_000_000
+    assert "best eval loss" in page and "at step 4,321" in page and "2 h 46 min" in page
+    assert files.metrics.curve("loss")[7776] == (7777.0, 5.0)
 
 
 def test_spread_keeps_the_ends() -> None:
