@@ -15,6 +15,7 @@ import pytest
 
 from finetune.folder import checkpoints, verify
 from finetune.train.checkpoint.resume import choose_resume, make_way
+from tests.tiers import NIGHTLY
 
 ERRORS = (errno.ENOSPC, errno.EIO, errno.EROFS, errno.EACCES, errno.EDQUOT)
 
@@ -180,17 +181,13 @@ def kill_at_random(harness: ModuleType, folder: Path, runs: int) -> None:
     print(f"{runs} runs, {kills} kills, every end byte-equal")
 
 
+@pytest.mark.parametrize(
+    "runs", [4, pytest.param(20, marks=NIGHTLY), pytest.param(1000, marks=pytest.mark.long)]
+)
 def test_a_run_killed_at_random_instants_ends_as_if_nothing_had_happened(
-    harness: ModuleType, tmp_path: Path
+    runs: int, harness: ModuleType, tmp_path: Path
 ) -> None:
-    kill_at_random(harness, tmp_path, runs=20)
-
-
-@pytest.mark.long
-def test_hundreds_of_runs_killed_at_random_instants_end_as_if_nothing_had_happened(
-    harness: ModuleType, tmp_path: Path
-) -> None:
-    kill_at_random(harness, tmp_path, runs=1000)
+    kill_at_random(harness, tmp_path, runs)
 
 
 @pytest.mark.parametrize("name", ["mit Leerzeichen", "目录", "-n", "a\nb", "ü" * 100, "$(id)", "'\"\\"])

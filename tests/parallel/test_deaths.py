@@ -21,7 +21,7 @@ import torch
 from finetune.folder import checkpoints, verify
 from finetune.model.batch import Batch
 from tests.faults.runs import at_call
-from tests.parallel.conftest import EVERY, SHARED, STEPS
+from tests.parallel.conftest import SHARED, STEPS
 from tests.ranks import Ranks, free_port, run_ranks
 from tests.tiers import NIGHTLY, by_tier
 
@@ -31,8 +31,8 @@ PHASES = {
     "while data is encoded": ("finetune.train.prepare", "_encoded", 1),
     "while the model is loaded": ("finetune.train.session", "make_trainee", 1),
     "in a step": ("finetune.train.loop", "collate", 8),
-    "in a save": ("finetune.train.checkpoint.save", "write_state", 2),
-    "in the last save": ("finetune.train.checkpoint.save", "write_state", 1),
+    "in a save": ("finetune.train.checkpoint.save", "write_state", 1),
+    "in the last save": ("finetune.train.checkpoint.save", "write_state", 2),
 }
 """Where a process dies, one after the other: module, function, at which of its calls since it was started."""
 
