@@ -1,20 +1,20 @@
 """What the README shows works when pasted: its console blocks are run, in order, in one folder."""
 
 import json
-import os
 import re
 import shlex
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from finetune.demo.looking import share_right
+from tests.command import Done, finetune
+from tests.tiers import NIGHTLY
 
 ROOT = Path(__file__).parents[1]
 BLOCK = re.compile(r"```console\n(.*?)```", re.DOTALL)
+VISION = "finetune demo --vision"
 SCRIPTS = ("./scripts/quickstart", "./scripts/test")  # the first runs `finetune demo`, the second runs this
 
 
@@ -32,12 +32,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place
 
 
-def run(command: str, folder: Path) -> "subprocess.CompletedProcess[str]":
-    words = shlex.split(command)
-    assert words[0] == "finetune", command
-    environment = {**os.environ, "XDG_CACHE_HOME": str(folder / "cache"), "OMP_NUM_THREADS": "1"}
-    arguments = [sys.executable, "-m", *words]
-    return subprocess.run(arguments, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+def run(command: str, folder: Path) -> Done:
+    program, *arguments = shlex.split(command)
+    assert program == "finetune", command
+    done = finetune(arguments, folder, {"XDG_CACHE_HOME": str(folder / "cache"), "OMP_NUM_THREADS": "1"})
+    assert done.code == 0, f"{command}\n{done.err}"
+    return done
 
 
 def reports(folder: Path, method: str) -> list[dict[str, Any]]:
@@ -53,16 +53,21 @@ def test_the_first_two_commands_are_the_scripts() -> None:
 
 def test_the_demo_and_then_every_command_of_the_readme_work(folder: Path) -> None:
     demo = run("finetune demo", folder)
-    assert demo.returncode == 0, demo.stderr
     base, tuned = reports(folder, "lora")
     assert tuned["scores"]["rouge-l"] >= base["scores"]["rouge-l"] + 40
     assert tuned["tool_calls"]["arguments"] > 0.9 * tuned["tool_calls"]["turns"]
     assert base["tool_calls"]["arguments"] == 0
-    assert "Thank you for asking the Lighthouse desk." in demo.stdout
+    assert "Thank you for asking the Lighthouse desk." in demo.out
     for command in commands()[2:]:
-        done = run(command, folder)
-        assert done.returncode == 0, f"{command}\n{done.stderr}"
+        if command != VISION:
+            run(command, folder)
     assert (folder / "merged/model.safetensors").is_file()
+
+
+@NIGHTLY
+def test_the_demo_with_pictures_answers_from_them(folder: Path) -> None:
+    assert VISION in commands()
+    run(VISION, folder)
     seen = folder / "finetune-demo/vision/eval"
     right = {name: share_right(seen / name / "predictions.jsonl") for name in ("base", "tuned", "swapped")}
     assert right["tuned"] > 0.8
@@ -72,7 +77,6 @@ def test_the_demo_and_then_every_command_of_the_readme_work(folder: Path) -> Non
 @pytest.mark.long
 @pytest.mark.parametrize(("method", "gain"), [("p-tuning", 15), ("full", 40)])
 def test_the_other_methods_of_the_demo_gain_too(method: str, gain: int, folder: Path) -> None:
-    demo = run(f"finetune demo --method {method}", folder)
-    assert demo.returncode == 0, demo.stderr
+    run(f"finetune demo --method {method}", folder)
     base, tuned = reports(folder, method)
     assert tuned["scores"]["rouge-l"] >= base["scores"]["rouge-l"] + gain
