@@ -15,6 +15,8 @@ from tests.tiers import NIGHTLY
 ROOT = Path(__file__).parents[1]
 BLOCK = re.compile(r"```console\n(.*?)```", re.DOTALL)
 VISION = "finetune demo --vision"
+TWO = "finetune train data_examples finetune-demo/base configs/tiny/lora.yaml no --nproc 2"
+"""Starts processes that import everything anew: tests/parallel/test_deaths.py does so for every change."""
 SCRIPTS = ("./scripts/quickstart", "./scripts/test")  # the first runs `finetune demo`, the second runs this
 
 
@@ -59,9 +61,15 @@ def test_the_demo_and_then_every_command_of_the_readme_work(folder: Path) -> Non
     assert base["tool_calls"]["arguments"] == 0
     assert "Thank you for asking the Lighthouse desk." in demo.out
     for command in commands()[2:]:
-        if command != VISION:
+        if command not in (VISION, TWO):
             run(command, folder)
     assert (folder / "merged/model.safetensors").is_file()
+
+
+@NIGHTLY
+def test_the_run_in_two_processes_works(folder: Path) -> None:
+    assert TWO in commands()
+    run(TWO, folder)
 
 
 @NIGHTLY

@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import load_file
 
 from tests.faults.runs import METHODS, Prepare, Run, at_call, numbers
+from tests.tiers import by_tier
 from tests.train.conftest import WORDS, Configure
 
 BIG = 16_000
@@ -82,7 +83,7 @@ def trained(run: Run) -> dict[str, torch.Tensor]:
     return load_file(run.output / "checkpoint-2" / "training_state.safetensors")
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", by_tier(METHODS, ["lora"]))
 def test_a_run_that_fits_itself_to_memory_ends_as_if_its_batches_had_been_small_from_the_start(
     method: str, make: Make
 ) -> None:

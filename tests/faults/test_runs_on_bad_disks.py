@@ -6,8 +6,6 @@ import os
 import random
 import re
 import shutil
-import subprocess
-import sys
 from collections import Counter
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -19,6 +17,7 @@ import pytest
 from finetune.folder import checkpoints, verify
 from finetune.printing import one_line
 from finetune.train.run import train
+from tests.command import Done, finetune
 from tests.faults.mounts import mount_read_only, mount_small, resize, with_mounts
 from tests.faults.runs import OFTEN, Child, Run, assert_same_end, at_call, content, fork
 from tests.tiers import NIGHTLY, by_tier
@@ -194,9 +193,8 @@ def test_a_run_trains_and_goes_on_in_a_folder_of_any_name(
     assert checkpoints(output)[0].name == "checkpoint-3"
 
 
-def command(config: Path, data: Path, small: Path, *more: str) -> subprocess.CompletedProcess[str]:
-    words = [sys.executable, "-m", "finetune", "train", "--", str(data), str(small), str(config), *more]
-    return subprocess.run(words, capture_output=True, text=True, check=False, timeout=120)
+def command(config: Path, data: Path, small: Path) -> Done:
+    return finetune(["train", "--", str(data), str(small), str(config)], config.parent, {})
 
 
 def test_the_command_line_takes_odd_names_and_prints_them(
@@ -206,7 +204,7 @@ def test_the_command_line_takes_odd_names_and_prints_them(
     odd_data = data.rename(data.parent / "- d\n'")
     config = configure(LORA, output_dir=str(output), max_steps=1)
     done = command(config, odd_data, small)
-    assert (done.returncode, done.stdout) == (0, f"{output}\n"), done.stderr[-3000:]
+    assert (done.code, done.out) == (0, f"{output}\n"), done.err[-3000:]
     assert checkpoints(output)[0].name == "checkpoint-1"
 
 
@@ -225,6 +223,6 @@ def test_an_output_dir_that_cannot_be_one_is_told_by_the_command_line(
     (data.parent / "file").write_text("kept")
     (data.parent / "locked" / ".lock").mkdir(parents=True)
     done = command(configure(LORA, output_dir=str(data.parent / output)), data, small)
-    assert done.returncode == code, done.stderr
-    assert done.stderr.startswith("error: ") and told in done.stderr and "Traceback" not in done.stderr
+    assert done.code == code, done.err
+    assert done.err.startswith("error: ") and told in done.err and "Traceback" not in done.err
     assert (data.parent / "file").read_text() == "kept"

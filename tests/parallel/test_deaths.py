@@ -55,7 +55,7 @@ def die(rank: int, path: str, name: str, call: int) -> None:
         at_call(path, name, call, lambda: os.kill(os.getpid(), signal.SIGKILL))()
 
 
-@pytest.mark.parametrize("back_end", SHARED)
+@pytest.mark.parametrize("back_end", by_tier(SHARED, ["ddp", "fsdp2"]))
 def test_one_of_two_killed_in_any_phase_harms_nothing(
     back_end: str, small: Path, ragged: Path, tmp_path: Path, configured: Callable[..., Path]
 ) -> None:
@@ -327,6 +327,7 @@ def test_the_launcher_passes_a_signal_on_and_the_step_is_saved(
     verify(checkpoints(tmp_path / "out")[0])
 
 
+@NIGHTLY
 def test_nobody_is_left_when_the_launcher_itself_is_killed(
     launched: Callable[..., Any], tmp_path: Path
 ) -> None:
@@ -347,6 +348,7 @@ def is_alive(pid: int) -> bool:
         return False
 
 
+@NIGHTLY
 def test_under_torchrun_a_restarted_run_resumes_by_itself(launched: Callable[..., Any], tmp_path: Path) -> None:
     torchrun = (
         *(

@@ -24,7 +24,7 @@ from finetune.train.run import train
 from tests.parallel.conftest import BACK_ENDS, PREFIX, SHARED, difference, state_of
 from tests.ranks import Ranks, run_ranks
 from tests.seeing import draw, make_seeing
-from tests.tiers import by_tier
+from tests.tiers import NIGHTLY, by_tier
 
 Talk = tuple[int, int]
 """A conversation: letters of its question, and how many pictures stand before them."""
@@ -212,7 +212,7 @@ def test_every_step_has_the_gradient_of_one_process(method: str, back_end: str, 
     prove(run_on, [back_end], iter([("glm4v", method, "flat", checkpointing)]))
 
 
-@pytest.mark.parametrize("back_end", by_tier(SHARED, ["zero-3"]))
+@pytest.mark.parametrize("back_end", by_tier(SHARED, ["fsdp2"]))
 def test_features_that_enter_between_layers_come_in_step_too(back_end: str, run_on: Run) -> None:
     prove(run_on, [back_end], iter([("qwen3_vl", "lora everywhere", "flat", False)]))
 
@@ -225,7 +225,7 @@ def test_every_cell_has_the_gradient_of_one_process(family: str, method: str, ru
     prove(run_on, list(BACK_ENDS), (cell for cell in cells if method != "prefix" or not cell[-1]))
 
 
-@pytest.mark.parametrize("back_end", by_tier(["zero-3", "fsdp2"], ["zero-3"]))
+@pytest.mark.parametrize("back_end", by_tier(["zero-3", "fsdp2"], ["fsdp2"]))
 def test_answers_and_losses_are_those_of_one_process_where_one_of_two_has_a_picture(
     back_end: str, run_on: Run
 ) -> None:
@@ -249,6 +249,7 @@ def test_answers_and_losses_are_those_of_one_process_where_one_of_two_has_a_pict
     assert shared == pytest.approx(losses, rel=1e-5)
 
 
+@NIGHTLY
 def test_a_run_that_changes_its_back_end_in_each_step_comes_to_the_same_end(run_on: Run, models: Any) -> None:
     straight = run_on("one process", "full", "straight") / "checkpoint-4"
     for step, back_end in enumerate(("zero-3", "fsdp2", "one process", "zero-3"), start=1):
