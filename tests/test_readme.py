@@ -3,13 +3,16 @@
 import json
 import re
 import shlex
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from finetune.demo import story
 from finetune.demo.looking import share_right
 from tests.command import Done, finetune
+from tests.figures import know_this_machine
 from tests.tiers import NIGHTLY
 
 ROOT = Path(__file__).parents[1]
@@ -29,6 +32,7 @@ def commands() -> list[str]:
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkout as a user has it, with nothing made in it yet."""
     place = tmp_path_factory.mktemp("checkout")
+    know_this_machine(place / "cache")
     for name in ("configs", "data_examples"):
         (place / name).symlink_to(ROOT / name)
     return place
@@ -53,17 +57,35 @@ def test_the_first_two_commands_are_the_scripts() -> None:
     assert len(commands()) == 13
 
 
-def test_the_demo_and_then_every_command_of_the_readme_work(folder: Path) -> None:
+def test_after_a_hurried_demo_every_command_of_the_readme_works(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hurried = {"max_steps: 200": "max_steps: 3", "save_steps: 200": "save_steps: 3"}
+    monkeypatch.setitem(story._STEPS, "lora", 3)
+    monkeypatch.setattr(story, "_BASE_YAML", replaced(story._BASE_YAML, hurried))
+    run("finetune demo", folder)
+    for command in commands()[2:]:
+        if command not in (VISION, TWO):
+            run(command, folder)
+    assert (folder / "merged/model.safetensors").is_file()
+
+
+def replaced(text: str, changes: dict[str, str]) -> str:
+    for old, new in changes.items():
+        assert text.count(old) == 1, old
+        text = text.replace(old, new)
+    return text
+
+
+@NIGHTLY
+def test_the_demo_gains_what_it_says(folder: Path) -> None:
+    shutil.rmtree(folder / "finetune-demo", ignore_errors=True)  # of the hurried one
     demo = run("finetune demo", folder)
     base, tuned = reports(folder, "lora")
     assert tuned["scores"]["rouge-l"] >= base["scores"]["rouge-l"] + 40
     assert tuned["tool_calls"]["arguments"] > 0.9 * tuned["tool_calls"]["turns"]
     assert base["tool_calls"]["arguments"] == 0
     assert "Thank you for asking the Lighthouse desk." in demo.out
-    for command in commands()[2:]:
-        if command not in (VISION, TWO):
-            run(command, folder)
-    assert (folder / "merged/model.safetensors").is_file()
 
 
 @NIGHTLY

@@ -7,6 +7,8 @@ from importlib.util import find_spec
 
 import pytest
 
+from tests.tiers import by_tier
+
 LOAD = """
 import finetune.export.merge, finetune.infer.load, finetune.train.session
 """
@@ -14,7 +16,7 @@ LOAD_DEEPSPEED = LOAD + "import deepspeed.accelerator; deepspeed.accelerator.get
 
 
 @pytest.mark.skipif(find_spec("deepspeed") is None, reason="deepspeed is not installed")
-@pytest.mark.parametrize("asked", [False, True])
+@pytest.mark.parametrize("asked", by_tier([False, True], [False]))
 def test_deepspeed_is_silent_on_stdout_and_altogether_where_nobody_asked_for_it(asked: bool) -> None:
     wants = "import finetune.train.parallel.zero\n" if asked else ""
     run = subprocess.run(

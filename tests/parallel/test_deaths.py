@@ -264,12 +264,13 @@ def test_a_mistake_in_the_data_is_told_once_and_ends_all(
 def launched(small: Path, ragged: Path, tmp_path: Path, configured: Callable[..., Path]) -> Callable[..., Any]:
     """Start `finetune train --nproc 2`, or another command before `train`; killed when the test ends."""
     started: list[subprocess.Popen[bytes]] = []
+    odd = ragged.rename(tmp_path / "-n; 'a b'")
 
     def launch(*before: str, resume: str = "yes", **arguments: Any) -> subprocess.Popen[bytes]:
         config = configured("ddp", max_steps=100_000, save_steps=20, **arguments)
         nproc = () if before else ("--nproc", "2")
         start = before or (sys.executable,)
-        command = [*start, "-m", "finetune", "train", *nproc, str(ragged), str(small), str(config), resume]
+        command = [*start, "-m", "finetune", "train", *nproc, str(odd), str(small), str(config), resume]
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
         log = (tmp_path / "said").open("wb")
         process = subprocess.Popen(command, stderr=log, stdout=log, env=environment, start_new_session=True)

@@ -62,7 +62,6 @@ def spoil_a_gradient(rank: int) -> None:
             ("zero-2", spoil_the_loss, "full"),
             ("zero-3", spoil_a_gradient, "full"),
             ("fsdp2", spoil_a_gradient, "full"),
-            ("fsdp2", spoil_the_loss, "lora"),
         ],
     ),
 )

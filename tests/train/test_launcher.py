@@ -8,7 +8,6 @@ from finetune.config.load import load_config
 from finetune.config.schema import Config
 from finetune.errors import ConfigError
 from finetune.train.launcher import count_processes, visible_gpus
-from tests.tiers import by_tier
 from tests.train.conftest import LORA, Configure
 
 
@@ -45,7 +44,8 @@ def test_nothing_is_started_where_a_launcher_has_started_us(
         count_processes(config, 2)
 
 
-@pytest.mark.parametrize("folder", by_tier(["with space", "-n", "a;b"], ["-n"]))
+@pytest.mark.nightly  # for every change, test_deaths.py starts it on one such name
+@pytest.mark.parametrize("folder", ["with space", "-n", "a;b"])
 def test_odd_names_reach_the_processes_as_they_are(
     folder: str, small: Path, data: Path, tmp_path: Path, configure: Configure
 ) -> None:
