@@ -6,6 +6,7 @@ may neither count nor print without end.
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import datetime
 from itertools import islice
 from typing import Any, NoReturn
@@ -14,23 +15,22 @@ import jinja2
 from jinja2 import meta, nodes
 from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
-from jinja2.sandbox import ImmutableSandboxedEnvironment
 
+from finetune.chat.budget import (
+    LONGEST,
+    LONGEST_SOURCE,
+    Bounded,
+    Budget,
+    ExhaustedError,
+    allowance,
+    paid,
+    spending,
+)
 from finetune.errors import TemplateError, UnreadVariableError
 
 # What `strftime_now` tells. A moving clock would make two encodings of one record differ; this is the date
 # that Llama's own templates fall back to where there is no clock.
 CLOCK = datetime(2024, 7, 26)
-
-_LONGEST = 100_000_000
-"""Characters that one rendering may have."""
-_LONGEST_PRODUCT = 1_000_000
-"""Characters that a repeated text may have, and elements that a repeated list may."""
-_MOST_COUNTS = 1_000_000
-"""Numbers that the `range`s of one rendering may count in all."""
-
-_MOST_BITS = 10_000
-"""Bits that a power may have."""
 
 _DICT_METHODS = frozenset(dir(dict))
 _OURS = ("messages", "tools", "documents", "add_generation_prompt")
@@ -71,10 +71,8 @@ def _tojson(
     )
 
 
-class _Sandbox(ImmutableSandboxedEnvironment):
-    """Jinja's sandbox with products kept small: `'x' * 10**12` is one step for the interpreter."""
-
-    intercepted_binops = frozenset(["*", "**"])
+class _Sandbox(Bounded):
+    """The bounded sandbox, quicker with plain dicts."""
 
     def getattr(self, obj: Any, attribute: str) -> Any:
         """What Jinja itself would find, without first asking a dict for a method that it does not have."""
@@ -82,39 +80,35 @@ class _Sandbox(ImmutableSandboxedEnvironment):
             return super().getattr(obj, attribute)
         return obj[attribute] if attribute in obj else self.undefined(obj=obj, name=attribute)
 
-    def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
-        if operator == "**" and int(abs(left)).bit_length() * abs(right) > _MOST_BITS:
-            raise jinja2.TemplateError("it raises a number to too high a power")
-        if operator == "*" and max(_repeated(left, right), _repeated(right, left)) > _LONGEST_PRODUCT:
-            raise jinja2.TemplateError("it repeats a text or list without end")
-        return super().call_binop(context, operator, left, right)
 
-
-def _repeated(what: Any, times: Any) -> int:
-    """How long `what` is when repeated; 0 where it is a number."""
-    return len(what) * times if isinstance(what, str | list | tuple) and isinstance(times, int) else 0
-
-
-class _Counter:
-    """`range` for one rendering: all of them together count so far and no further."""
-
-    def __init__(self) -> None:
-        self._left = _MOST_COUNTS
-
-    def __call__(self, *limits: int) -> range:
-        counted = range(*limits)
-        self._left -= len(counted)
-        if self._left < 0:
-            raise jinja2.TemplateError(f"it counts beyond {_MOST_COUNTS}")
-        return counted
-
-
-def _environment() -> ImmutableSandboxedEnvironment:
+def _environment() -> _Sandbox:
     environment = _Sandbox(trim_blocks=True, lstrip_blocks=True, extensions=[_GenerationTag, loopcontrols])
-    environment.filters["tojson"] = _tojson
+    environment.filters["tojson"] = paid("tojson", _tojson)
     environment.globals |= {"raise_exception": _raise_exception, "strftime_now": _strftime_now}
-    del environment.globals["lipsum"]  # it writes as much filler as it is asked for
     return environment
+
+
+def _compiled(source: str, name: str) -> jinja2.Template:
+    """Raises TemplateError, with the line where Jinja knows it."""
+    with _reading(source, name):
+        return _environment().from_string(source)
+
+
+@contextmanager
+def _reading(source: str, name: str) -> Iterator[None]:
+    """While it is parsed or compiled. Raises TemplateError for whatever cannot be."""
+    if len(source) > LONGEST_SOURCE:
+        raise TemplateError(
+            f"{name}: a chat template of {len(source):,} characters; none has more than {LONGEST_SOURCE:,}"
+        )
+    try:
+        yield
+    except jinja2.TemplateSyntaxError as error:
+        raise TemplateError(f"{name}:{error.lineno}: not a chat template: {error.message}") from None
+    except RecursionError:
+        raise TemplateError(f"{name}: not a chat template: it is nested too deeply") from None
+    except Exception as error:  # foreign code, which Python compiles in the end: its limits are met there
+        raise TemplateError(f"{name}: not a chat template: {error}") from None
 
 
 class JinjaTemplate:
@@ -124,10 +118,7 @@ class JinjaTemplate:
         self.source = source
         self._name = name
         self.variables = dict(variables)
-        try:
-            self._template = _environment().from_string(source)
-        except jinja2.TemplateSyntaxError as error:
-            raise _damaged(name, error) from None
+        self._template = _compiled(source, name)
 
     def variables_read(self) -> list[str]:
         """The template's own variables: those that `model_config.chat_template_kwargs` may set."""
@@ -146,10 +137,15 @@ class JinjaTemplate:
             "tools": tools,
             "documents": None,
             "add_generation_prompt": add_generation_prompt,
-            "range": _Counter(),
         }
         try:
-            return _joined(self._template.generate(given))
+            with spending(Budget(lambda: allowance(messages, tools))):
+                return _joined(self._template.generate(given))
+        except ExhaustedError as error:
+            told = f"{self._name}: the chat template {error}; name another one as model_config.chat_template"
+            raise TemplateError(told) from None
+        except RecursionError:
+            raise TemplateError(f"{self._name}: the chat template calls itself too deeply") from None
         except Exception as error:  # foreign code: whatever it raises is the template's fault, not ours
             raise TemplateError(f"{self._name}: the chat template refuses the conversation: {error}") from error
 
@@ -158,8 +154,8 @@ def _joined(pieces: Iterator[str]) -> str:
     text = ""
     while some := list(islice(pieces, 100)):
         text += "".join(some)
-        if len(text) > _LONGEST:
-            raise jinja2.TemplateError("it prints without end")
+        if len(text) > LONGEST:
+            raise ExhaustedError("prints without end")
     return text
 
 
@@ -183,16 +179,10 @@ def with_defaults(source: str, values: Mapping[str, Any], *, name: str) -> str:
 def _own_variables(source: str, name: str) -> list[str]:
     """What the template reads beside what every template is given, by name."""
     environment = _environment()
-    try:
+    with _reading(source, name):
         read = meta.find_undeclared_variables(environment.parse(source)) - set(environment.globals)
-    except jinja2.TemplateSyntaxError as error:
-        raise _damaged(name, error) from None
     return sorted(key for key in read if key not in _OURS and not key.endswith("_token"))
 
 
 def _literal(value: Any) -> str:
     return "none" if value is None else json.dumps(value, ensure_ascii=False)
-
-
-def _damaged(name: str, error: jinja2.TemplateSyntaxError) -> TemplateError:
-    return TemplateError(f"{name}:{error.lineno}: not a chat template: {error.message}")
