@@ -132,6 +132,7 @@ def test_training_loads_no_library_that_it_does_not_use() -> None:
     assert [name for name in json.loads(result.stdout.splitlines()[-1]) if name in UNUSED] == []
 
 
+@pytest.mark.nightly
 def test_a_model_without_an_adapter_answers_without_peft(taught: Path) -> None:
     """With what it brings along (bitsandbytes, torch's compiler) that takes longer to load than the model."""
     code = """

@@ -78,6 +78,7 @@ def pips(checkout: Path, script: str) -> list[str]:
     return [line for line in result.stdout.splitlines() if line.startswith("pip")]
 
 
+@pytest.mark.nightly
 def test_the_scripts_install_only_when_something_changed(installed: Path) -> None:
     arguments = "install -qq --disable-pip-version-check -c constraints.txt -e"
     assert pips(installed, "install base") == [f"pip {arguments} ."]

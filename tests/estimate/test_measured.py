@@ -5,7 +5,6 @@ from pathlib import Path
 import pytest
 
 from tests.estimate.cells import Cell, cells, run_cell
-from tests.tiers import by_tier
 
 QUICK = [Cell("tiny", "lora", 2048, "float32"), Cell("tiny", "full", 512, "float32")]
 WITHIN = 0.15
@@ -16,7 +15,8 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("cells")
 
 
-@pytest.mark.parametrize("cell", by_tier(QUICK, QUICK[1:]), ids=lambda cell: cell.name)
+@pytest.mark.nightly
+@pytest.mark.parametrize("cell", QUICK, ids=lambda cell: cell.name)
 def test_the_estimate_is_near_what_a_run_takes(cell: Cell, work: Path) -> None:
     measured = run_cell(cell, work, steps=2)
     assert abs(measured.error) < WITHIN, measured.row()

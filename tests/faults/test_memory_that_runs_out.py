@@ -118,6 +118,7 @@ def test_a_step_that_runs_out_of_memory_half_way_is_computed_anew_from_its_begin
     assert [name for name in wanted if not ended[name].equal(wanted[name])] == []
 
 
+@pytest.mark.nightly
 def test_a_run_that_fits_itself_takes_the_steps_of_one_that_had_all_memory(make: Make) -> None:
     peft = {**METHODS["lora"], "lora_dropout": 0.0}
     fits = make("fits", peft, tokens_per_micro_batch=BIG, auto_fit=True)
@@ -178,6 +179,7 @@ def run_out() -> None:
     torch.empty(1 << 50)
 
 
+@pytest.mark.nightly
 def test_what_a_step_has_computed_before_memory_runs_out_does_not_count_twice(make: Make) -> None:
     fits, small = (
         make(name, METHODS["lora"], tokens_per_micro_batch=tokens, auto_fit=True)

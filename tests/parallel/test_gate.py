@@ -60,7 +60,6 @@ def spoil_a_gradient(rank: int) -> None:
         [
             ("ddp", spoil_a_gradient, "lora"),
             ("zero-2", spoil_the_loss, "full"),
-            ("zero-3", spoil_a_gradient, "full"),
             ("fsdp2", spoil_a_gradient, "full"),
         ],
     ),

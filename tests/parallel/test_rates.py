@@ -14,7 +14,7 @@ OWN: dict[str, Any] = {
 }
 
 
-@pytest.mark.parametrize("back_end", by_tier(SHARED, ["zero-2", "fsdp2"]))
+@pytest.mark.parametrize("back_end", by_tier(SHARED, ["fsdp2"]))
 def test_all_back_ends_make_the_same_steps(
     back_end: str, train_on: Train, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -15,7 +15,7 @@ from tests.tiers import by_tier
     ("method", "back_end"),
     by_tier(
         itertools.product(["lora", "prefix"], ["ddp", "zero-3", "fsdp2"]),
-        [("lora", "zero-3"), ("prefix", "fsdp2")],
+        [("prefix", "fsdp2")],
     ),
 )
 def test_processes_come_to_the_figure_of_one(

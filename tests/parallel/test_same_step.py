@@ -67,7 +67,7 @@ def test_every_cell_has_the_gradient_of_one_process_on_stock_attention(
     ("method", "back_end"),
     by_tier(
         itertools.product(METHODS, SHARED),
-        [("lora", "ddp"), ("lora", "zero-2"), ("lora", "fsdp2"), ("prefix", "zero-3"), ("full", "fsdp2")],
+        [("lora", "ddp"), ("lora", "zero-2"), ("lora", "fsdp2"), ("prefix", "ddp"), ("full", "fsdp2")],
     ),
 )
 def test_a_step_that_leaves_a_process_without_a_conversation_is_the_same_too(

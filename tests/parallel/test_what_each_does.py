@@ -30,7 +30,7 @@ def steps_told(output: Path) -> list[tuple[float, float]]:
     return [(line["loss"], line["grad_norm"]) for line in lines]
 
 
-@pytest.mark.parametrize("back_end", SHARED)
+@pytest.mark.parametrize("back_end", by_tier(SHARED, ["ddp", "fsdp2"]))
 def test_loss_and_norm_of_a_step_are_told_as_one_process_tells_them(back_end: str, train_once: Train) -> None:
     alone, together = (steps_told(train_once(name, "lora", max_steps=3)) for name in ("one process", back_end))
     assert together == [pytest.approx(step, rel=1e-4) for step in alone]
