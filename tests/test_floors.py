@@ -124,6 +124,7 @@ UNUSED = (
 )
 
 
+@pytest.mark.nightly
 def test_training_loads_no_library_that_it_does_not_use() -> None:
     """What transformers and peft load themselves (torch._dynamo, bitsandbytes) is not ours to choose."""
     code = "import json, sys, finetune.train.session\nprint(); print(json.dumps(sorted(sys.modules)))"

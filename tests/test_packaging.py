@@ -93,6 +93,7 @@ def test_the_scripts_install_only_when_something_changed(installed: Path) -> Non
     assert pips(installed, "install bench; install bench") == [f"pip {arguments} .[bench]"]
 
 
+@pytest.mark.nightly
 def test_a_venv_that_stands_is_kept(installed: Path) -> None:
     assert bash(installed, "make_venv", PYTHON="/nowhere").returncode == 0
 

@@ -21,9 +21,12 @@ from tests.train.conftest import Configure
     by_tier(
         itertools.product(METHODS, PHASES),
         [
-            *(("lora", phase) for phase in PHASES),
-            ("prefix", "while an old checkpoint is removed"),
+            ("lora", "while data is encoded"),
+            ("lora", "in a step"),
+            ("prefix", "in an evaluation"),
             ("full", "in a save"),
+            ("lora", "while an old checkpoint is removed"),
+            ("lora", "in the evaluation on test_file"),
         ],
     ),
 )

@@ -96,10 +96,16 @@ def test_a_checkpoint_that_does_not_fit_is_told_with_both_numbers_and_room_mends
     [
         (("finetune.train.loop", "collate", 1), 0, "metrics.jsonl: the disk is full", None),
         (("finetune.train.loop", "collate", 5), 0, "checkpoint-6 needs", 4),
-        (("finetune.train.loop", "collate", 5), 100_000, "checkpoint-6 needs", 4),
+        pytest.param(("finetune.train.loop", "collate", 5), 100_000, "checkpoint-6 needs", 4, marks=NIGHTLY),
         (("finetune.train.checkpoint.save", "_write_and_publish", 2), 0, "checkpoint-4: the disk is full", 2),
         (("finetune.train.checkpoint.save", "write_state", 2), 0, "checkpoint-4: the disk is full", 2),
-        (("finetune.train.checkpoint.save", "write_state", 2), 300_000, "checkpoint-4: the disk is full", 2),
+        pytest.param(
+            ("finetune.train.checkpoint.save", "write_state", 2),
+            300_000,
+            "checkpoint-4: the disk is full",
+            2,
+            marks=NIGHTLY,
+        ),
         (("finetune.train.checkpoint.save", "_manifest", 2), 0, "checkpoint-4: the disk is full", 2),
         (("finetune.train.session", "_test", 1), 0, "run.json: the disk is full", 12),
     ],
@@ -165,11 +171,11 @@ def fail_at(chosen: Callable[[int], Iterable[int]], harness: ModuleType, straigh
     assert codes[8] > codes.total() // 6
 
 
-@pytest.mark.parametrize("operations", [4, pytest.param(12, marks=NIGHTLY)])
+@NIGHTLY
 def test_a_disk_that_fails_at_random_operations_of_a_run_harms_nothing_saved_before(
-    operations: int, harness: ModuleType, straight: Run, crowded: Run
+    harness: ModuleType, straight: Run, crowded: Run
 ) -> None:
-    fail_at(lambda whole: random.Random(3).sample(range(1, whole), operations), harness, straight, crowded)
+    fail_at(lambda whole: random.Random(3).sample(range(1, whole), 12), harness, straight, crowded)
 
 
 @pytest.mark.long

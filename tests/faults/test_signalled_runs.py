@@ -66,7 +66,10 @@ def assert_goes_on(child: Child, stopped: Run, straight: Run) -> None:
     by_tier(
         itertools.product(SIGNALS, PHASES),
         [
-            *((signal.SIGTERM, phase) for phase in PHASES),
+            (signal.SIGTERM, "while data is encoded"),
+            (signal.SIGTERM, "in a step"),
+            (signal.SIGTERM, "in a save"),
+            (signal.SIGTERM, "in the last save"),
             (signal.SIGINT, "in an evaluation"),
             (signal.SIGUSR1, "in a step"),
         ],

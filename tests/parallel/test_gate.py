@@ -58,7 +58,6 @@ def spoil_a_gradient(rank: int) -> None:
     by_tier(
         itertools.product(SHARED, [spoil_the_loss, spoil_a_gradient], ["lora", "full"]),
         [
-            ("ddp", spoil_a_gradient, "lora"),
             ("zero-2", spoil_the_loss, "full"),
             ("fsdp2", spoil_a_gradient, "full"),
         ],
