@@ -11,6 +11,7 @@ import pytest
 from hypothesis import settings
 
 from finetune.disk import cache_folder
+from tests.figures import know_this_machine
 from tests.train.conftest import configure, data, small  # noqa: F401  runs are not only for tests/train
 
 # What the real tier fetches stays where the user's own cache is (workers inherit the place).
@@ -19,6 +20,7 @@ os.environ.setdefault("FINETUNE_REAL", str(cache_folder() / "real"))
 os.environ.pop("FINETUNE_CACHE", None)
 os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="finetune-tests-")
 atexit.register(shutil.rmtree, os.environ["XDG_CACHE_HOME"], ignore_errors=True)
+know_this_machine(Path(os.environ["XDG_CACHE_HOME"]))
 
 if TYPE_CHECKING:
     from finetune.chat.messages import Conversation

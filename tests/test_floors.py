@@ -124,6 +124,7 @@ UNUSED = (
 )
 
 
+@pytest.mark.nightly
 def test_training_loads_no_library_that_it_does_not_use() -> None:
     """What transformers and peft load themselves (torch._dynamo, bitsandbytes) is not ours to choose."""
     code = "import json, sys, finetune.train.session\nprint(); print(json.dumps(sorted(sys.modules)))"
@@ -132,6 +133,7 @@ def test_training_loads_no_library_that_it_does_not_use() -> None:
     assert [name for name in json.loads(result.stdout.splitlines()[-1]) if name in UNUSED] == []
 
 
+@pytest.mark.nightly
 def test_a_model_without_an_adapter_answers_without_peft(taught: Path) -> None:
     """With what it brings along (bitsandbytes, torch's compiler) that takes longer to load than the model."""
     code = """

@@ -78,6 +78,7 @@ def pips(checkout: Path, script: str) -> list[str]:
     return [line for line in result.stdout.splitlines() if line.startswith("pip")]
 
 
+@pytest.mark.nightly
 def test_the_scripts_install_only_when_something_changed(installed: Path) -> None:
     arguments = "install -qq --disable-pip-version-check -c constraints.txt -e"
     assert pips(installed, "install base") == [f"pip {arguments} ."]
@@ -92,6 +93,7 @@ def test_the_scripts_install_only_when_something_changed(installed: Path) -> Non
     assert pips(installed, "install bench; install bench") == [f"pip {arguments} .[bench]"]
 
 
+@pytest.mark.nightly
 def test_a_venv_that_stands_is_kept(installed: Path) -> None:
     assert bash(installed, "make_venv", PYTHON="/nowhere").returncode == 0
 

@@ -13,6 +13,7 @@ import finetune.export.merge, finetune.infer.load, finetune.train.session
 LOAD_DEEPSPEED = LOAD + "import deepspeed.accelerator; deepspeed.accelerator.get_accelerator()"
 
 
+@pytest.mark.nightly
 @pytest.mark.skipif(find_spec("deepspeed") is None, reason="deepspeed is not installed")
 @pytest.mark.parametrize("asked", [False, True])
 def test_deepspeed_is_silent_on_stdout_and_altogether_where_nobody_asked_for_it(asked: bool) -> None:

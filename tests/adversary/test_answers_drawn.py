@@ -23,6 +23,7 @@ from finetune.infer.batch import generate_file
 from finetune.infer.engine import AnswerNumber, Sampling
 from finetune.infer.hf import HFEngine
 from finetune.serve.terminal import chat
+from tests.tiers import by_tier
 
 GREEDY = Sampling(max_new_tokens=12)
 DRAWN = Sampling(max_new_tokens=12, do_sample=True, temperature=3.0, seed=5)
@@ -83,7 +84,11 @@ def prompts(talker: HFEngine, samples: list[Sample]) -> list[Prompt]:
     return [prompt_of(talker.template, sample.conversation) for sample in samples]
 
 
-@pytest.mark.parametrize("sampling", SAMPLINGS.values(), ids=SAMPLINGS)
+@pytest.mark.parametrize(
+    "sampling",
+    by_tier(SAMPLINGS.values(), [SAMPLINGS[name] for name in ("greedy, repetitions cost", "drawn, top_p")]),
+    ids=SAMPLINGS,
+)
 def test_an_answer_is_the_same_alone_in_any_batch_and_as_a_stream(
     sampling: Sampling, engine: HFEngine, prompts: list[Prompt]
 ) -> None:
@@ -113,7 +118,7 @@ def test_beams_that_draw_are_the_same_alone_and_in_a_batch(
 
 @pytest.mark.parametrize("sampling", [GREEDY, DRAWN], ids=["greedy", "drawn"])
 @pytest.mark.parametrize("first_size", [1, 8])
-@pytest.mark.parametrize("lines", [0, 1, 5, 8, 11])
+@pytest.mark.parametrize("lines", by_tier([0, 1, 5, 8, 11], [1, 8]))
 def test_generate_writes_the_same_file_whatever_the_batch_and_wherever_it_goes_on(
     lines: int, first_size: int, sampling: Sampling, talker: HFEngine, samples: list[Sample], tmp_path: Path
 ) -> None:

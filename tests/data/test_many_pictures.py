@@ -43,6 +43,7 @@ def test_a_row_of_an_album_is_a_path_and_a_few_numbers() -> None:
     assert sum(array.nbytes for array in maker.made().arrays().values()) < 160 * len(paths)
 
 
+@pytest.mark.nightly
 @pytest.mark.skipif(sys.platform != "linux", reason="what a process held at most is read from /proc")
 def test_encoding_many_pictures_needs_little_more_memory_than_encoding_a_few(tmp_path: Path) -> None:
     model = make_seeing(tmp_path / "model")

@@ -15,6 +15,7 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("cells")
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize("cell", QUICK, ids=lambda cell: cell.name)
 def test_the_estimate_is_near_what_a_run_takes(cell: Cell, work: Path) -> None:
     measured = run_cell(cell, work, steps=2)

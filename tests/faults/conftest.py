@@ -25,6 +25,8 @@ from finetune.train.checkpoint.identity import Identity
 from finetune.train.checkpoint.resume import choose_resume, make_way
 from finetune.train.checkpoint.rng import restore_rng
 from finetune.train.checkpoint.save import restore, save_checkpoint, snapshot
+from tests.faults.runs import METHODS, OFTEN, Run
+from tests.train.conftest import configure_in, write_data
 
 KILLED = 9
 IDENTITY = Identity({}, "a", "t", {}, 8, 100, {"world_size": 1, "versions": {}})
@@ -168,6 +170,21 @@ def _exit_code(work: Callable[[], object]) -> int:
         traceback.print_exc()
         return 1
     return 0
+
+
+@pytest.fixture(scope="session")
+def undisturbed(small: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Run]:
+    """`undisturbed(method)`: a run (with checkpoints `OFTEN`) that nothing happened to; for reading only."""
+    place = tmp_path_factory.mktemp("undisturbed")
+    data, done = write_data(place), dict[str, Run]()
+
+    def run(method: str) -> Run:
+        if method not in done:
+            config = configure_in(place)(METHODS[method], method, **OFTEN)
+            done[method] = Run(data, small, config, place / method).finished()
+        return done[method]
+
+    return run
 
 
 @pytest.fixture(autouse=True)

@@ -37,6 +37,17 @@ OFTEN = {
     "eval_steps": 3,
 }
 """Checkpoints that come and go, with evaluations between."""
+PHASES = {
+    "while data is encoded": ("finetune.train.prepare", "_encoded", 2),
+    "while the model is loaded": ("finetune.train.session", "make_trainee", 1),
+    "in a step": ("finetune.train.loop", "collate", 5),
+    "in an evaluation": ("finetune.train.loop.Loop", "_evaluate", 2),
+    "in a save": ("finetune.train.checkpoint.save", "write_state", 2),
+    "while an old checkpoint is removed": ("finetune.train.checkpoint.retain", "_remove", 2),
+    "in the last save": ("finetune.train.checkpoint.save", "write_state", 6),
+    "in the evaluation on test_file": ("finetune.train.session", "_test", 1),
+}
+"""Where something happens to a run: module or class, function, at which of its calls."""
 LONGEST_SECONDS = 60
 """After which a child is taken to hang: it is killed, after it has said where it stands."""
 

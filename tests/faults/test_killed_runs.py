@@ -1,14 +1,50 @@
-"""Real runs killed by kill -9 at random instants and started again until they are done."""
+"""Real runs killed by kill -9, in each phase or at random instants, and started again until they are done."""
 
+import itertools
+import os
 import random
 import shutil
+import signal
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from tests.faults.runs import METHODS, OFTEN, Run, assert_same_end
+from tests.faults.runs import METHODS, OFTEN, PHASES, Run, assert_same_end, at_call
+from tests.tiers import NIGHTLY, by_tier
 from tests.train.conftest import Configure
+
+
+@pytest.mark.parametrize(
+    ("method", "phase"),
+    by_tier(
+        itertools.product(METHODS, PHASES),
+        [
+            ("lora", "while data is encoded"),
+            ("lora", "in a step"),
+            ("prefix", "in an evaluation"),
+            ("full", "in a save"),
+            ("lora", "while an old checkpoint is removed"),
+            ("lora", "in the evaluation on test_file"),
+        ],
+    ),
+)
+def test_a_run_killed_in_any_phase_ends_byte_for_byte(
+    method: str,
+    phase: str,
+    undisturbed: Callable[[str], Run],
+    small: Path,
+    data: Path,
+    configure: Configure,
+) -> None:
+    run = Run(data, small, configure(METHODS[method], "killed", **OFTEN), data.parent / "killed")
+    kill = at_call(*PHASES[phase], lambda: os.kill(os.getpid(), signal.SIGKILL))
+    assert run.start(prepare=kill).wait() == -signal.SIGKILL
+    again = run.to_the_end()
+    begun = phase not in ("while data is encoded", "while the model is loaded")
+    assert ("going on from" in again.said) == begun
+    assert_same_end(run.output, undisturbed(method).output)
 
 
 def kill_until(kills: int, run: Run, expected: Run, chance: random.Random) -> Counter[str]:
@@ -53,6 +89,7 @@ def kill_all_methods(kills: int, small: Path, data: Path, configure: Configure) 
     print(f"living runs killed, every end byte-equal: {dict(total)}")
 
 
+@NIGHTLY
 def test_a_real_run_killed_at_random_instants_ends_byte_for_byte(
     small: Path, data: Path, configure: Configure
 ) -> None:

@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import load_file
 
 from tests.faults.runs import METHODS, Prepare, Run, at_call, numbers
+from tests.tiers import by_tier
 from tests.train.conftest import WORDS, Configure
 
 BIG = 16_000
@@ -82,7 +83,7 @@ def trained(run: Run) -> dict[str, torch.Tensor]:
     return load_file(run.output / "checkpoint-2" / "training_state.safetensors")
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", by_tier(METHODS, ["lora"]))
 def test_a_run_that_fits_itself_to_memory_ends_as_if_its_batches_had_been_small_from_the_start(
     method: str, make: Make
 ) -> None:
@@ -117,6 +118,7 @@ def test_a_step_that_runs_out_of_memory_half_way_is_computed_anew_from_its_begin
     assert [name for name in wanted if not ended[name].equal(wanted[name])] == []
 
 
+@pytest.mark.nightly
 def test_a_run_that_fits_itself_takes_the_steps_of_one_that_had_all_memory(make: Make) -> None:
     peft = {**METHODS["lora"], "lora_dropout": 0.0}
     fits = make("fits", peft, tokens_per_micro_batch=BIG, auto_fit=True)
@@ -177,6 +179,7 @@ def run_out() -> None:
     torch.empty(1 << 50)
 
 
+@pytest.mark.nightly
 def test_what_a_step_has_computed_before_memory_runs_out_does_not_count_twice(make: Make) -> None:
     fits, small = (
         make(name, METHODS["lora"], tokens_per_micro_batch=tokens, auto_fit=True)

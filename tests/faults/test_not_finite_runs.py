@@ -13,6 +13,7 @@ from finetune.chat.load import load_template
 from finetune.folder import checkpoints, verify
 from finetune.model import load as model_loading
 from tests.faults.runs import METHODS, Run, numbers
+from tests.tiers import by_tier
 from tests.train.conftest import LORA, Configure
 
 SPOILT = {"messages": [{"role": "user", "content": "say Q"}, {"role": "assistant", "content": "bird"}]}
@@ -59,7 +60,7 @@ def broken(small: Path, tmp_path: Path, unchecked: None) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", by_tier(METHODS, ["lora"]))
 def test_a_row_that_gives_nan_stops_the_run_before_its_update_and_is_named(
     method: str, spoilt: Path, data: Path, configure: Configure
 ) -> None:
@@ -124,7 +125,7 @@ def test_a_base_that_gives_only_nan_is_not_skipped_for_ever(
     assert all(not tensor.any() for name, tensor in untouched.items() if "lora_B" in name)
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", by_tier(METHODS, ["lora"]))
 def test_a_base_that_gives_only_nan_stops_before_anything_is_saved(
     method: str, broken: Path, data: Path, configure: Configure
 ) -> None:

@@ -6,8 +6,6 @@ import os
 import random
 import re
 import shutil
-import subprocess
-import sys
 from collections import Counter
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -19,22 +17,24 @@ import pytest
 from finetune.folder import checkpoints, verify
 from finetune.printing import one_line
 from finetune.train.run import train
+from tests.command import Done, finetune
 from tests.faults.mounts import mount_read_only, mount_small, resize, with_mounts
 from tests.faults.runs import OFTEN, Child, Run, assert_same_end, at_call, content, fork
+from tests.tiers import NIGHTLY, by_tier
 from tests.train.conftest import LORA, Configure
 
 ERRORS = (errno.ENOSPC, errno.EIO, errno.EROFS, errno.EACCES, errno.EDQUOT)
 
 
 @pytest.fixture
-def straight(small: Path, data: Path, configure: Configure) -> Run:
+def straight(undisturbed: Callable[[str], Run]) -> Run:
     """A full fine-tuning that nothing happened to: checkpoints of about 600 kB."""
-    return Run(data, small, configure(None, "straight", **OFTEN), data.parent / "straight").finished()
+    return undisturbed("full")
 
 
 @pytest.fixture
 def crowded(small: Path, data: Path, configure: Configure) -> Run:
-    """The same; its folder will be a file system of its own."""
+    """The same run; its folder will be a file system of its own."""
     return Run(data, small, configure(None, "crowded", **OFTEN), data.parent / "crowded")
 
 
@@ -96,10 +96,16 @@ def test_a_checkpoint_that_does_not_fit_is_told_with_both_numbers_and_room_mends
     [
         (("finetune.train.loop", "collate", 1), 0, "metrics.jsonl: the disk is full", None),
         (("finetune.train.loop", "collate", 5), 0, "checkpoint-6 needs", 4),
-        (("finetune.train.loop", "collate", 5), 100_000, "checkpoint-6 needs", 4),
+        pytest.param(("finetune.train.loop", "collate", 5), 100_000, "checkpoint-6 needs", 4, marks=NIGHTLY),
         (("finetune.train.checkpoint.save", "_write_and_publish", 2), 0, "checkpoint-4: the disk is full", 2),
         (("finetune.train.checkpoint.save", "write_state", 2), 0, "checkpoint-4: the disk is full", 2),
-        (("finetune.train.checkpoint.save", "write_state", 2), 300_000, "checkpoint-4: the disk is full", 2),
+        pytest.param(
+            ("finetune.train.checkpoint.save", "write_state", 2),
+            300_000,
+            "checkpoint-4: the disk is full",
+            2,
+            marks=NIGHTLY,
+        ),
         (("finetune.train.checkpoint.save", "_manifest", 2), 0, "checkpoint-4: the disk is full", 2),
         (("finetune.train.session", "_test", 1), 0, "run.json: the disk is full", 12),
     ],
@@ -165,6 +171,7 @@ def fail_at(chosen: Callable[[int], Iterable[int]], harness: ModuleType, straigh
     assert codes[8] > codes.total() // 6
 
 
+@NIGHTLY
 def test_a_disk_that_fails_at_random_operations_of_a_run_harms_nothing_saved_before(
     harness: ModuleType, straight: Run, crowded: Run
 ) -> None:
@@ -178,7 +185,9 @@ def test_a_disk_that_fails_at_any_operation_of_a_run_harms_nothing_saved_before(
     fail_at(lambda whole: range(1, whole + 1), harness, straight, crowded)
 
 
-@pytest.mark.parametrize("name", ["mit Leerzeichen", "目录", "-rf", "a\nb", "'\"\\", "$(id)", "ü" * 120])
+@pytest.mark.parametrize(
+    "name", by_tier(["mit Leerzeichen", "目录", "-rf", "a\nb", "'\"\\", "$(id)", "ü" * 120], ["-rf", "a\nb"])
+)
 def test_a_run_trains_and_goes_on_in_a_folder_of_any_name(
     name: str, small: Path, data: Path, configure: Configure
 ) -> None:
@@ -190,9 +199,8 @@ def test_a_run_trains_and_goes_on_in_a_folder_of_any_name(
     assert checkpoints(output)[0].name == "checkpoint-3"
 
 
-def command(config: Path, data: Path, small: Path, *more: str) -> subprocess.CompletedProcess[str]:
-    words = [sys.executable, "-m", "finetune", "train", "--", str(data), str(small), str(config), *more]
-    return subprocess.run(words, capture_output=True, text=True, check=False, timeout=120)
+def command(config: Path, data: Path, small: Path) -> Done:
+    return finetune(["train", "--", str(data), str(small), str(config)], config.parent, {})
 
 
 def test_the_command_line_takes_odd_names_and_prints_them(
@@ -202,7 +210,7 @@ def test_the_command_line_takes_odd_names_and_prints_them(
     odd_data = data.rename(data.parent / "- d\n'")
     config = configure(LORA, output_dir=str(output), max_steps=1)
     done = command(config, odd_data, small)
-    assert (done.returncode, done.stdout) == (0, f"{output}\n"), done.stderr[-3000:]
+    assert (done.code, done.out) == (0, f"{output}\n"), done.err[-3000:]
     assert checkpoints(output)[0].name == "checkpoint-1"
 
 
@@ -221,6 +229,6 @@ def test_an_output_dir_that_cannot_be_one_is_told_by_the_command_line(
     (data.parent / "file").write_text("kept")
     (data.parent / "locked" / ".lock").mkdir(parents=True)
     done = command(configure(LORA, output_dir=str(data.parent / output)), data, small)
-    assert done.returncode == code, done.stderr
-    assert done.stderr.startswith("error: ") and told in done.stderr and "Traceback" not in done.stderr
+    assert done.code == code, done.err
+    assert done.err.startswith("error: ") and told in done.err and "Traceback" not in done.err
     assert (data.parent / "file").read_text() == "kept"

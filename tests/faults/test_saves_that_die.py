@@ -15,6 +15,7 @@ import pytest
 
 from finetune.folder import checkpoints, verify
 from finetune.train.checkpoint.resume import choose_resume, make_way
+from tests.tiers import NIGHTLY
 
 ERRORS = (errno.ENOSPC, errno.EIO, errno.EROFS, errno.EACCES, errno.EDQUOT)
 
@@ -95,19 +96,20 @@ def test_a_kill_at_any_operation_of_a_save_leaves_a_whole_checkpoint(
     print(f"killed at each of {len(trace)} operations")
 
 
+@pytest.mark.parametrize("every", [4, pytest.param(1, marks=NIGHTLY)])
 def test_a_disk_that_fails_at_any_operation_is_said_and_harms_nothing(
-    harness: ModuleType, saved: Path, save_again: SaveAgain, trace: list[tuple[str, Path]]
+    every: int, harness: ModuleType, saved: Path, save_again: SaveAgain, trace: list[tuple[str, Path]]
 ) -> None:
     refused = 0
-    for at in range(1, len(trace) + 1):
+    for at in range(1, len(trace) + 1, every):
         number = ERRORS[at % len(ERRORS)]
         code, output = save_again(at, harness.fail_with(number))
         assert code in (0, 8), f"{os.strerror(number)} at operation {at} ended with {code}"
         assert code == 8 or (output / "checkpoint-3").exists()
         assert_nothing_is_harmed(harness, saved, output)
         refused += code == 8
-    assert refused > 25, "the others fail after the commit, or while old checkpoints are looked at"
-    print(f"failed at each of {len(trace)} operations, {refused} of them ended the save")
+    assert refused > 25 // every, "the others fail after the commit, or while old checkpoints are looked at"
+    print(f"failed at every {every}. of {len(trace)} operations, {refused} of them ended the save")
 
 
 @pytest.mark.parametrize("limit", [0, 1, 100, 500, 1000, 2000, 4000, 100_000])
@@ -180,17 +182,13 @@ def kill_at_random(harness: ModuleType, folder: Path, runs: int) -> None:
     print(f"{runs} runs, {kills} kills, every end byte-equal")
 
 
+@pytest.mark.parametrize(
+    "runs", [4, pytest.param(20, marks=NIGHTLY), pytest.param(1000, marks=pytest.mark.long)]
+)
 def test_a_run_killed_at_random_instants_ends_as_if_nothing_had_happened(
-    harness: ModuleType, tmp_path: Path
+    runs: int, harness: ModuleType, tmp_path: Path
 ) -> None:
-    kill_at_random(harness, tmp_path, runs=20)
-
-
-@pytest.mark.long
-def test_hundreds_of_runs_killed_at_random_instants_end_as_if_nothing_had_happened(
-    harness: ModuleType, tmp_path: Path
-) -> None:
-    kill_at_random(harness, tmp_path, runs=1000)
+    kill_at_random(harness, tmp_path, runs)
 
 
 @pytest.mark.parametrize("name", ["mit Leerzeichen", "目录", "-n", "a\nb", "ü" * 100, "$(id)", "'\"\\"])

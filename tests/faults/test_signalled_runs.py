@@ -1,5 +1,6 @@
 """Signals in every phase of a real run: it stops in order, or at once where asked twice, and loses nothing."""
 
+import itertools
 import os
 import random
 import re
@@ -13,24 +14,16 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.faults.runs import OFTEN, Child, Run, assert_same_end, at_call
+from tests.faults.runs import OFTEN, PHASES, Child, Run, assert_same_end, at_call
+from tests.tiers import NIGHTLY, by_tier
 from tests.train.conftest import LORA, Configure
 
 SIGNALS = [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1]
 UNHANDLED = {signal.SIGTERM: -15, signal.SIGINT: 130, signal.SIGUSR1: -10}
 """How Python ends where a signal comes before the run listens."""
 
-PHASES = {
-    "while data is encoded": ("finetune.train.prepare", "_encoded", 2, 75),
-    "while the model is loaded": ("finetune.train.session", "make_trainee", 1, 75),
-    "in a step": ("finetune.train.loop", "collate", 5, 75),
-    "in an evaluation": ("finetune.train.loop.Loop", "_evaluate", 2, 75),
-    "in a save": ("finetune.train.checkpoint.save", "write_state", 2, 75),
-    "while an old checkpoint is removed": ("finetune.train.checkpoint.retain", "_remove", 2, 75),
-    "in the last save": ("finetune.train.checkpoint.save", "write_state", 6, 0),
-    "in the evaluation on test_file": ("finetune.train.session", "_test", 1, 0),
-}
-"""Where a signal comes: module or class, function, at which of its calls; the exit code."""
+TOO_LATE = ("in the last save", "in the evaluation on test_file")
+"""Phases behind the last step: the run ends as it would have."""
 
 
 def send(*numbers: int) -> Callable[[], None]:
@@ -38,15 +31,22 @@ def send(*numbers: int) -> Callable[[], None]:
 
 
 @pytest.fixture
-def straight(small: Path, data: Path, configure: Configure) -> Run:
+def straight(undisturbed: Callable[[str], Run]) -> Run:
     """A run that nothing happened to."""
-    return Run(data, small, configure(LORA, "straight", **OFTEN), data.parent / "straight").finished()
+    return undisturbed("lora")
 
 
 @pytest.fixture
 def stopped(small: Path, data: Path, configure: Configure) -> Run:
-    """The same, to be stopped; not yet started."""
+    """The same run, to be stopped; not yet started."""
     return Run(data, small, configure(LORA, "stopped", **OFTEN), data.parent / "stopped")
+
+
+def time_of(run: Run) -> float:
+    """Seconds that it takes when nothing happens to it."""
+    seconds = run.to_the_end("no").seconds
+    shutil.rmtree(run.output)
+    return seconds
 
 
 def assert_goes_on(child: Child, stopped: Run, straight: Run) -> None:
@@ -61,24 +61,37 @@ def assert_goes_on(child: Child, stopped: Run, straight: Run) -> None:
     shutil.rmtree(stopped.output)
 
 
-@pytest.mark.parametrize("number", SIGNALS)
+@pytest.mark.parametrize(
+    ("number", "phase"),
+    by_tier(
+        itertools.product(SIGNALS, PHASES),
+        [
+            (signal.SIGTERM, "while data is encoded"),
+            (signal.SIGTERM, "in a step"),
+            (signal.SIGTERM, "in a save"),
+            (signal.SIGTERM, "in the last save"),
+            (signal.SIGINT, "in an evaluation"),
+            (signal.SIGUSR1, "in a step"),
+        ],
+    ),
+)
 def test_a_signal_in_any_phase_stops_a_run_that_goes_on_to_the_same_end(
-    number: signal.Signals, straight: Run, stopped: Run
+    number: signal.Signals, phase: str, straight: Run, stopped: Run
 ) -> None:
-    for phase, (path, name, call, code) in PHASES.items():
-        child = stopped.start(prepare=at_call(path, name, call, send(number)))
-        assert child.wait() == code, f"{phase}:\n{child.said[-3000:]}"
-        assert f"{number.name}: this step is finished and saved first" in child.said, phase
-        assert ("RESUME yes" in child.said) == (code == 75), phase
-        early = phase in ("while data is encoded", "while the model is loaded")
-        assert (f"stopped by {number.name} before training" in child.said) == early, phase
-        assert ("after step" in child.said) == (code == 75 and not early), phase
-        assert_goes_on(child, stopped, straight)
-    print(f"{number.name}: {len(PHASES)} phases")
+    code = 0 if phase in TOO_LATE else 75
+    child = stopped.start(prepare=at_call(*PHASES[phase], send(number)))
+    assert child.wait() == code, child.said[-3000:]
+    assert f"{number.name}: this step is finished and saved first" in child.said
+    assert ("RESUME yes" in child.said) == (code == 75)
+    early = phase in ("while data is encoded", "while the model is loaded")
+    assert (f"stopped by {number.name} before training" in child.said) == early
+    assert ("after step" in child.said) == (code == 75 and not early)
+    assert_goes_on(child, stopped, straight)
 
 
+@NIGHTLY
 def test_a_signal_at_any_instant_stops_a_run_that_goes_on_to_the_same_end(straight: Run, stopped: Run) -> None:
-    chance, whole, codes = random.Random(1), straight.to_the_end("no").seconds, Counter[int]()
+    chance, whole, codes = random.Random(1), time_of(stopped), Counter[int]()
     for number in SIGNALS * 4:
         child = stopped.start()
         code = child.signal_after(chance.uniform(0, whole), number)
@@ -111,20 +124,21 @@ def test_a_second_signal_leaves_at_once_however_long_an_operation_of_torch_takes
 
 
 @pytest.mark.parametrize(
-    "phase", ["while data is encoded", "in an evaluation", "in a save", "in the last save"]
+    "phase",
+    by_tier(["while data is encoded", "in an evaluation", "in a save", "in the last save"], ["in a save"]),
 )
 def test_a_second_signal_in_any_phase_leaves_and_the_run_goes_on_to_the_same_end(
     phase: str, straight: Run, stopped: Run
 ) -> None:
-    path, name, call, _ = PHASES[phase]
-    child = stopped.start(prepare=at_call(path, name, call, send(signal.SIGTERM, signal.SIGINT)))
+    child = stopped.start(prepare=at_call(*PHASES[phase], send(signal.SIGTERM, signal.SIGINT)))
     assert child.wait() == 130
     assert "leaving at once; continue with RESUME yes" in child.said
     assert_goes_on(child, stopped, straight)
 
 
+@NIGHTLY
 def test_two_signals_at_any_instants_harm_nothing(straight: Run, stopped: Run) -> None:
-    chance, whole, codes = random.Random(2), straight.to_the_end("no").seconds, Counter[int]()
+    chance, whole, codes = random.Random(2), time_of(stopped), Counter[int]()
     for _ in range(8):
         child = stopped.start()
         time.sleep(chance.uniform(0, whole))

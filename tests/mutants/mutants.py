@@ -21,7 +21,8 @@ SAME_STEP = (
 TRAVEL = "tests/parallel/test_checkpoints_travel.py"
 THERE_AND_BACK = f"{TRAVEL}::test_saved_by_two_goes_on_with_one_and_back"
 TO_THE_BYTE = f"{TRAVEL}::test_two_processes_resume_to_the_byte"
-SHARED_SCORES = "tests/parallel/test_evaluation.py::test_predictions_and_scores_are_those_of_one_process[lora]"
+SHARED_SCORES = "tests/parallel/test_evaluation.py::test_predictions_and_scores_are_those_of_one_process"
+SHARED_SIGHT = "tests/parallel/test_vision.py::test_every_step_has_the_gradient_of_one_process"
 EACH = "tests/parallel/test_what_each_does.py"
 FLAT = "tests/model/test_flat_equals_stock.py::test_loss_and_gradients_agree"
 GLM4 = "tests/chat/test_glm4.py"
@@ -725,7 +726,7 @@ PICTURES = (
         "finetune/train/trainee.py",
         "    looks_always = sharing.weights or tower_learns(tuned.trainable())\n",
         "    looks_always = sharing.weights\n",
-        ("tests/parallel/test_vision.py::test_every_step_has_the_gradient_of_one_process[lora everywhere]",),
+        (f"{SHARED_SIGHT}[lora everywhere-ddp]",),
     ),
     Mutant(
         "tower-flat",

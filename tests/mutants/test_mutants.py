@@ -51,6 +51,7 @@ def test_the_page_tells_of_every_mutant_and_of_no_other() -> None:
     assert told == [(mutant.name, mutant.what, mutant.file) for mutant in MUTANTS]
 
 
+@pytest.mark.nightly
 def test_what_is_tested_is_the_copy(copy: Path) -> None:
     """Another checkout on the path would make every result a lie, so pytest does not even begin."""
     command = [sys.executable, "-m", "pytest", "-p", "tests.mutants.inside", "--collect-only", PLAN]
@@ -62,6 +63,7 @@ def test_what_is_tested_is_the_copy(copy: Path) -> None:
     assert done.returncode != 0 and "would be tested, not the copy" in done.stderr
 
 
+@pytest.mark.nightly
 def test_a_mutant_is_noticed_or_survives_or_is_no_mutant(copy: Path) -> None:
     plan, test = "finetune/data/plan.py", f"{PLAN}::test_max_steps_rules_over_epochs"
 

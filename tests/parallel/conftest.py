@@ -32,6 +32,9 @@ BACK_ENDS: dict[str, dict[str, Any]] = {
     "fsdp2": {"fsdp": "full_shard auto_wrap"},
 }
 
+SHARED = [name for name in BACK_ENDS if name != "one process"]
+"""Back ends of two processes."""
+
 Train = Callable[..., Path]
 STEPS, EVERY = 12, 3
 
@@ -50,7 +53,11 @@ def imported() -> None:
 @pytest.fixture
 def ragged(tmp_path: Path) -> Path:
     """DATA_DIR: 11 conversations of very different lengths, 5 to evaluate on."""
-    folder = tmp_path / "ragged"
+    return _ragged(tmp_path)
+
+
+def _ragged(parent: Path) -> Path:
+    folder = parent / "ragged"
     folder.mkdir()
     for name, count in (("train.jsonl", 11), ("dev.jsonl", 5)):
         lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows(count))
@@ -64,6 +71,29 @@ def train_on(small: Path, ragged: Path, tmp_path: Path) -> Train:
 
     A step is 5 conversations, so that the third of each epoch has only one: a process goes without.
     """
+    return _trainer(small, ragged, tmp_path)
+
+
+@pytest.fixture(scope="session")
+def train_once(small: Path, tmp_path_factory: pytest.TempPathFactory) -> Train:
+    """`train_once(back_end, method, **training_args)`: as `train_on`, but the same run is trained once.
+
+    Its folder is for reading only: other tests look at it too.
+    """
+    place = tmp_path_factory.mktemp("once")
+    train, done = _trainer(small, _ragged(place), place), dict[str, Path]()
+
+    def once(back_end: str, method: str, **arguments: Any) -> Path:
+        asked = json.dumps([back_end, method, arguments], sort_keys=True)
+        if asked not in done:
+            done[asked] = train(back_end, method, f"run-{len(done)}", "no", **arguments)
+        return done[asked]
+
+    return once
+
+
+def _trainer(small: Path, ragged: Path, place: Path) -> Train:
+    """What trains on `ragged` into folders of `place`."""
 
     def train(
         back_end: str,
@@ -79,7 +109,7 @@ def train_on(small: Path, ragged: Path, tmp_path: Path) -> Train:
         content: dict[str, Any] = {
             "data_config": {"train_file": "train.jsonl", "val_file": "dev.jsonl"},
             "training_args": {
-                "output_dir": str(tmp_path / output),
+                "output_dir": str(place / output),
                 "learning_rate": 0.01,
                 "lr_scheduler_type": "constant",  # the rate of a step must not depend on how many will follow
                 "adam_epsilon": 1e-3,  # with torch's 1e-8 Adam makes a step of what is only rounding
@@ -95,10 +125,10 @@ def train_on(small: Path, ragged: Path, tmp_path: Path) -> Train:
             content["model_config"] = model
         if test:
             content["data_config"]["test_file"] = "dev.jsonl"
-        path = tmp_path / f"{output}.yaml"
+        path = place / f"{output}.yaml"
         YAML().dump(content, path)
         run_ranks(partial(_train, ragged, small, path, resume), 1 if back_end == "one process" else 2)
-        return tmp_path / output
+        return place / output
 
     return train
 

@@ -1,6 +1,7 @@
 """A process that dies ends the run soon, and nothing that was saved is harmed."""
 
 import errno
+import itertools
 import json
 import os
 import random
@@ -19,11 +20,21 @@ import torch
 
 from finetune.folder import checkpoints, verify
 from finetune.model.batch import Batch
-from tests.parallel.conftest import BACK_ENDS, STEPS
-from tests.ranks import Ranks, free_port
+from tests.faults.runs import at_call
+from tests.parallel.conftest import SHARED, STEPS
+from tests.ranks import Ranks, free_port, run_ranks
+from tests.tiers import NIGHTLY, by_tier
 
 SOON = 20  # seconds in which a run must end when one of its processes does
-SHARED = [name for name in BACK_ENDS if name != "one process"]
+
+PHASES = {
+    "while data is encoded": ("finetune.train.prepare", "_encoded", 1),
+    "while the model is loaded": ("finetune.train.session", "make_trainee", 1),
+    "in a step": ("finetune.train.loop", "collate", 8),
+    "in a save": ("finetune.train.checkpoint.save", "write_state", 1),
+    "in the last save": ("finetune.train.checkpoint.save", "write_state", 2),
+}
+"""Where a process dies, one after the other: module, function, at which of its calls since it was started."""
 
 
 def train(
@@ -34,6 +45,36 @@ def train(
     if before is not None:
         before()
     run(data, str(model), config, resume=resume)
+
+
+def die(rank: int, path: str, name: str, call: int) -> None:
+    """Let the process of this rank kill itself as that call begins."""
+    from finetune import world
+
+    if world.rank() == rank:
+        at_call(path, name, call, lambda: os.kill(os.getpid(), signal.SIGKILL))()
+
+
+@pytest.mark.parametrize("back_end", by_tier(SHARED, ["ddp"]))
+def test_one_of_two_killed_in_any_phase_harms_nothing(
+    back_end: str, small: Path, ragged: Path, tmp_path: Path, configured: Callable[..., Path]
+) -> None:
+    """Now the main process, now the other: what is left ends, and the run goes on to the same bytes."""
+    config, output = configured(back_end), tmp_path / "out"
+    run_ranks(partial(train, ragged, small, config, None))
+    expected = (output / f"checkpoint-{STEPS}" / "training_state.safetensors").read_bytes()
+    shutil.rmtree(output)
+    for number, (phase, place) in enumerate(PHASES.items()):
+        victim = 0 if "save" in phase else number % 2  # only the main process writes
+        with Ranks(partial(train, ragged, small, config, "yes", partial(die, victim, *place))) as ranks:
+            ended = ranks.join_like_a_launcher()
+        assert ended[victim].code == -signal.SIGKILL, f"{phase}:\n{ended[victim].said[-3000:]}"
+        assert ended[1 - victim].code in (9, -signal.SIGKILL), f"{phase}:\n{ended[1 - victim].said[-3000:]}"
+        for checkpoint in checkpoints(output):
+            verify(checkpoint)
+    run_ranks(partial(train, ragged, small, config, "yes"))
+    assert (output / f"checkpoint-{STEPS}" / "training_state.safetensors").read_bytes() == expected
+    assert not list(output.glob("tmp-*")) and not list(output.glob("rejected-*"))
 
 
 def kill_at_random(data: Path, model: Path, config: Path, output: Path, kills: int) -> str:
@@ -69,6 +110,7 @@ def kill_at_random(data: Path, model: Path, config: Path, output: Path, kills: i
     return f"{hit} kills of one of two, every end byte-equal; {unnoticed} times the other had to be ended"
 
 
+@NIGHTLY
 @pytest.mark.parametrize("back_end", SHARED)
 def test_one_of_two_killed_at_random_instants_harms_nothing(
     back_end: str, small: Path, ragged: Path, tmp_path: Path, configured: Callable[..., Path]
@@ -84,8 +126,13 @@ def test_one_of_two_killed_a_hundred_times_harms_nothing(
     print(back_end, kill_at_random(ragged, small, configured(back_end), tmp_path / "out", kills=100))
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
-@pytest.mark.parametrize("back_end", SHARED)
+@pytest.mark.parametrize(
+    ("back_end", "number"),
+    by_tier(
+        itertools.product(SHARED, [signal.SIGTERM, signal.SIGUSR1]),
+        [("ddp", signal.SIGTERM), ("zero-3", signal.SIGTERM), ("fsdp2", signal.SIGUSR1)],
+    ),
+)
 def test_a_signal_to_one_process_stops_all_after_the_same_step(
     number: signal.Signals,
     back_end: str,
@@ -108,9 +155,13 @@ def test_a_signal_to_one_process_stops_all_after_the_same_step(
     assert (run["status"], run["exit_code"], run["base"]["processes"]) == ("preempted", 75, 2)
 
 
-@pytest.mark.parametrize("method", ["lora", "full"])
-@pytest.mark.parametrize("where", ["model", "state", "sealing"])
-@pytest.mark.parametrize("back_end", ["ddp", "zero-3", "fsdp2"])
+@pytest.mark.parametrize(
+    ("back_end", "where", "method"),
+    by_tier(
+        itertools.product(["ddp", "zero-3", "fsdp2"], ["model", "state", "sealing"], ["lora", "full"]),
+        [("ddp", "state", "lora"), ("fsdp2", "model", "full")],
+    ),
+)
 def test_a_disk_that_takes_no_more_stops_all_and_harms_nothing(
     back_end: str,
     where: str,
@@ -213,12 +264,13 @@ def test_a_mistake_in_the_data_is_told_once_and_ends_all(
 def launched(small: Path, ragged: Path, tmp_path: Path, configured: Callable[..., Path]) -> Callable[..., Any]:
     """Start `finetune train --nproc 2`, or another command before `train`; killed when the test ends."""
     started: list[subprocess.Popen[bytes]] = []
+    odd = ragged.rename(tmp_path / "-n; 'a b'")
 
     def launch(*before: str, resume: str = "yes", **arguments: Any) -> subprocess.Popen[bytes]:
         config = configured("ddp", max_steps=100_000, save_steps=20, **arguments)
         nproc = () if before else ("--nproc", "2")
         start = before or (sys.executable,)
-        command = [*start, "-m", "finetune", "train", *nproc, str(ragged), str(small), str(config), resume]
+        command = [*start, "-m", "finetune", "train", *nproc, str(odd), str(small), str(config), resume]
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
         log = (tmp_path / "said").open("wb")
         process = subprocess.Popen(command, stderr=log, stdout=log, env=environment, start_new_session=True)
@@ -249,6 +301,7 @@ def run_json(tmp_path: Path) -> dict[str, Any]:
     return content
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize("victim", [0, 1])
 def test_the_launcher_names_the_process_that_was_killed(
     victim: int, launched: Callable[..., Any], tmp_path: Path
@@ -264,7 +317,7 @@ def test_the_launcher_names_the_process_that_was_killed(
         verify(checkpoint)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", by_tier([signal.SIGTERM, signal.SIGINT], [signal.SIGTERM]))
 def test_the_launcher_passes_a_signal_on_and_the_step_is_saved(
     number: signal.Signals, launched: Callable[..., Any], tmp_path: Path
 ) -> None:
@@ -276,6 +329,7 @@ def test_the_launcher_passes_a_signal_on_and_the_step_is_saved(
     verify(checkpoints(tmp_path / "out")[0])
 
 
+@NIGHTLY
 def test_nobody_is_left_when_the_launcher_itself_is_killed(
     launched: Callable[..., Any], tmp_path: Path
 ) -> None:
@@ -296,6 +350,7 @@ def is_alive(pid: int) -> bool:
         return False
 
 
+@NIGHTLY
 def test_under_torchrun_a_restarted_run_resumes_by_itself(launched: Callable[..., Any], tmp_path: Path) -> None:
     torchrun = (
         *(

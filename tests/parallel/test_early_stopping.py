@@ -5,9 +5,10 @@ import json
 import pytest
 
 from tests.parallel.conftest import Train
+from tests.tiers import by_tier
 
 
-@pytest.mark.parametrize("back_end", ["ddp", "fsdp2"])
+@pytest.mark.parametrize("back_end", by_tier(["ddp", "fsdp2"], ["ddp"]))
 def test_all_processes_stop_where_one_would(back_end: str, train_on: Train) -> None:
     arguments = {
         "max_steps": 12,

@@ -1,12 +1,14 @@
 """Several processes evaluate together: each answer is written once, and the scores are those of one process."""
 
+import itertools
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.parallel.conftest import BACK_ENDS, METHODS, Train
+from tests.parallel.conftest import METHODS, SHARED, Train
+from tests.tiers import by_tier
 
 EVALUATION = {
     "max_steps": 2,
@@ -26,12 +28,14 @@ def told(output: Path) -> tuple[list[Any], list[dict[str, float]]]:
     return [json.loads(line) for line in lines], [line for line in metrics if "eval_loss" in line]
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_predictions_and_scores_are_those_of_one_process(method: str, train_on: Train) -> None:
-    expected, scores = told(train_on("one process", method, "one", test=True, **EVALUATION))
+@pytest.mark.parametrize(
+    ("method", "back_end"),
+    by_tier(itertools.product(METHODS, SHARED), [("lora", "ddp"), ("full", "fsdp2")]),
+)
+def test_predictions_and_scores_are_those_of_one_process(method: str, back_end: str, train_once: Train) -> None:
+    expected, scores = told(train_once("one process", method, test=True, **EVALUATION))
     assert len(expected) == 7 and len(scores) == 2
-    for back_end in [name for name in BACK_ENDS if name != "one process"]:
-        predictions, shared = told(train_on(back_end, method, back_end, test=True, **EVALUATION))
-        assert predictions == expected, back_end
-        for one, other in zip(scores, shared, strict=True):
-            assert other == pytest.approx(one, rel=1e-5), back_end
+    predictions, shared = told(train_once(back_end, method, test=True, **EVALUATION))
+    assert predictions == expected
+    for one, other in zip(scores, shared, strict=True):
+        assert other == pytest.approx(one, rel=1e-5)

@@ -1,5 +1,6 @@
 """Nothing that is not finite reaches the weights, whoever updates them, in whichever process it arose."""
 
+import itertools
 import json
 import math
 from collections.abc import Callable
@@ -9,9 +10,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.parallel.conftest import BACK_ENDS, state_of
+from tests.parallel.conftest import SHARED, state_of
 from tests.parallel.test_deaths import train
 from tests.ranks import Ranks
+from tests.tiers import by_tier
 
 SPOILED = 3  # the step; only the first process has a conversation in it, and so a gradient
 
@@ -51,9 +53,16 @@ def spoil_a_gradient(rank: int) -> None:
     SupervisedLoss.forward = forward
 
 
-@pytest.mark.parametrize("method", ["lora", "full"])
-@pytest.mark.parametrize("spoil", [spoil_the_loss, spoil_a_gradient])
-@pytest.mark.parametrize("back_end", [name for name in BACK_ENDS if name != "one process"])
+@pytest.mark.parametrize(
+    ("back_end", "spoil", "method"),
+    by_tier(
+        itertools.product(SHARED, [spoil_the_loss, spoil_a_gradient], ["lora", "full"]),
+        [
+            ("zero-2", spoil_the_loss, "full"),
+            ("fsdp2", spoil_a_gradient, "full"),
+        ],
+    ),
+)
 def test_a_step_that_is_not_finite_in_one_process_is_applied_in_none(
     back_end: str,
     spoil: Callable[[int], None],

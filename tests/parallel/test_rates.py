@@ -4,7 +4,8 @@ from typing import Any
 
 import pytest
 
-from tests.parallel.conftest import LORA, METHODS, Train, difference, state_of
+from tests.parallel.conftest import LORA, METHODS, SHARED, Train, difference, state_of
+from tests.tiers import by_tier
 
 OWN: dict[str, Any] = {
     **LORA,
@@ -13,7 +14,7 @@ OWN: dict[str, Any] = {
 }
 
 
-@pytest.mark.parametrize("back_end", ["ddp", "zero-2", "zero-3", "fsdp2"])
+@pytest.mark.parametrize("back_end", by_tier(SHARED, ["fsdp2"]))
 def test_all_back_ends_make_the_same_steps(
     back_end: str, train_on: Train, monkeypatch: pytest.MonkeyPatch
 ) -> None:

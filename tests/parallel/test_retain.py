@@ -1,5 +1,6 @@
 """The loss on a text that must not be forgotten is the same whoever computes it, and spoils no gradient."""
 
+import itertools
 import json
 from pathlib import Path
 
@@ -7,10 +8,16 @@ import pytest
 from ruamel.yaml import YAML
 
 from tests.parallel.conftest import METHODS, Train, difference, state_of
+from tests.tiers import by_tier
 
 
-@pytest.mark.parametrize("back_end", ["ddp", "zero-3", "fsdp2"])
-@pytest.mark.parametrize("method", ["lora", "prefix"])
+@pytest.mark.parametrize(
+    ("method", "back_end"),
+    by_tier(
+        itertools.product(["lora", "prefix"], ["ddp", "zero-3", "fsdp2"]),
+        [("prefix", "fsdp2")],
+    ),
+)
 def test_processes_come_to_the_figure_of_one(
     method: str,
     back_end: str,

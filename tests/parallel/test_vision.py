@@ -21,9 +21,10 @@ from transformers import AutoImageProcessor, AutoModelForImageTextToText
 from finetune.data.plan import permutation
 from finetune.folder import checkpoints
 from finetune.train.run import train
-from tests.parallel.conftest import BACK_ENDS, PREFIX, difference, state_of
+from tests.parallel.conftest import BACK_ENDS, PREFIX, SHARED, difference, state_of
 from tests.ranks import Ranks, run_ranks
 from tests.seeing import draw, make_seeing
+from tests.tiers import NIGHTLY, by_tier
 
 Talk = tuple[int, int]
 """A conversation: letters of its question, and how many pictures stand before them."""
@@ -53,7 +54,6 @@ METHODS: dict[str, tuple[dict[str, Any] | None, list[str] | None]] = {  # peft_c
     "full but the tower": (None, ["tower"]),
 }
 UNREACHED, TABLE = "lora on a table", ["q_proj", "position_embedding"]
-SHARED = [name for name in BACK_ENDS if name != "one process"]
 ROUNDING = 2e-6  # relative, in float32
 SAME = 1e-6  # relative, of weights and memory after four steps of another back end
 
@@ -200,14 +200,21 @@ def prove(run_on: Run, back_ends: Sequence[str], cells: Iterator[tuple[str, str,
     assert max(worst for worst, _ in table) < ROUNDING
 
 
-@pytest.mark.parametrize("method", ["lora", "lora everywhere", "full", "prefix"])
-def test_every_step_has_the_gradient_of_one_process(method: str, run_on: Run) -> None:
+@pytest.mark.parametrize(
+    ("method", "back_end"),
+    by_tier(
+        itertools.product(["lora", "lora everywhere", "full", "prefix"], SHARED),
+        [("lora everywhere", "ddp"), ("full", "fsdp2")],
+    ),
+)
+def test_every_step_has_the_gradient_of_one_process(method: str, back_end: str, run_on: Run) -> None:
     checkpointing = method == "lora everywhere"
-    prove(run_on, SHARED, iter([("glm4v", method, "flat", checkpointing)]))
+    prove(run_on, [back_end], iter([("glm4v", method, "flat", checkpointing)]))
 
 
-def test_features_that_enter_between_layers_come_in_step_too(run_on: Run) -> None:
-    prove(run_on, SHARED, iter([("qwen3_vl", "lora everywhere", "flat", False)]))
+@pytest.mark.parametrize("back_end", by_tier(SHARED, []))
+def test_features_that_enter_between_layers_come_in_step_too(back_end: str, run_on: Run) -> None:
+    prove(run_on, [back_end], iter([("qwen3_vl", "lora everywhere", "flat", False)]))
 
 
 @pytest.mark.long
@@ -218,7 +225,7 @@ def test_every_cell_has_the_gradient_of_one_process(family: str, method: str, ru
     prove(run_on, list(BACK_ENDS), (cell for cell in cells if method != "prefix" or not cell[-1]))
 
 
-@pytest.mark.parametrize("back_end", ["zero-3", "fsdp2"])
+@pytest.mark.parametrize("back_end", by_tier(["zero-3", "fsdp2"], ["fsdp2"]))
 def test_answers_and_losses_are_those_of_one_process_where_one_of_two_has_a_picture(
     back_end: str, run_on: Run
 ) -> None:
@@ -242,6 +249,7 @@ def test_answers_and_losses_are_those_of_one_process_where_one_of_two_has_a_pict
     assert shared == pytest.approx(losses, rel=1e-5)
 
 
+@NIGHTLY
 def test_a_run_that_changes_its_back_end_in_each_step_comes_to_the_same_end(run_on: Run, models: Any) -> None:
     straight = run_on("one process", "full", "straight") / "checkpoint-4"
     for step, back_end in enumerate(("zero-3", "fsdp2", "one process", "zero-3"), start=1):
@@ -268,7 +276,7 @@ def logits(model: Path, processor: Path) -> Tensor:
     return answer
 
 
-@pytest.mark.parametrize("back_end", ["one process", "ddp", pytest.param("zero-3", marks=pytest.mark.long)])
+@pytest.mark.parametrize("back_end", by_tier(["one process", "ddp", "zero-3"], []))
 def test_a_run_that_is_killed_goes_on_to_the_same_bytes(
     back_end: str, run_on: Run, pictured: Path, models: Callable[[str], Path], tmp_path: Path
 ) -> None:
@@ -287,7 +295,7 @@ def test_a_run_that_is_killed_goes_on_to_the_same_bytes(
     assert [(end / n).read_bytes() for n in names] == [(straight / n).read_bytes() for n in names]
 
 
-@pytest.mark.parametrize("back_end", BACK_ENDS)
+@pytest.mark.parametrize("back_end", by_tier(BACK_ENDS, ["one process", "ddp"]))
 def test_an_adapter_that_no_gradient_reaches_is_refused(back_end: str, run_on: Run) -> None:
     """The tower takes the table of its positions without calling the layer, and so the adapter on it."""
     with pytest.raises(

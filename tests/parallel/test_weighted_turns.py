@@ -6,11 +6,12 @@ from pathlib import Path
 import pytest
 
 from tests.parallel.conftest import Train, difference, state_of
+from tests.tiers import by_tier
 
 ROUNDING = 2e-6  # relative, in float32
 
 
-@pytest.mark.parametrize("back_end", ["ddp", "zero-3", "fsdp2"])
+@pytest.mark.parametrize("back_end", by_tier(["ddp", "zero-3", "fsdp2"], ["ddp"]))
 def test_weights_are_added_up_over_all_processes(back_end: str, train_on: Train, ragged: Path) -> None:
     rows = [json.loads(line) for line in (ragged / "train.jsonl").read_text().splitlines()]
     for number, row in enumerate(rows):

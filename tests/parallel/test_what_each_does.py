@@ -1,5 +1,6 @@
 """What several processes do together, and what each must do by itself."""
 
+import itertools
 import json
 from collections.abc import Sequence
 from functools import partial
@@ -17,11 +18,10 @@ from finetune.infer.engine import AnswerNumber, Completion, Sampling
 from finetune.train.parallel import group
 from finetune.train.parallel.shared_engine import SharedEngine
 from finetune.train.run import train
-from tests.parallel.conftest import BACK_ENDS, Train
+from tests.parallel.conftest import SHARED, Train
 from tests.ranks import run_ranks
+from tests.tiers import by_tier
 from tests.train.conftest import LORA, Configure
-
-SHARED = [name for name in BACK_ENDS if name != "one process"]
 
 
 def steps_told(output: Path) -> list[tuple[float, float]]:
@@ -30,14 +30,14 @@ def steps_told(output: Path) -> list[tuple[float, float]]:
     return [(line["loss"], line["grad_norm"]) for line in lines]
 
 
-def test_loss_and_norm_of_a_step_are_told_as_one_process_tells_them(train_on: Train) -> None:
-    told = {name: steps_told(train_on(name, "lora", name, max_steps=3)) for name in BACK_ENDS}
-    for back_end in SHARED:
-        assert told[back_end] == [pytest.approx(step, rel=1e-4) for step in told["one process"]], back_end
+@pytest.mark.parametrize("back_end", by_tier(SHARED, ["ddp", "fsdp2"]))
+def test_loss_and_norm_of_a_step_are_told_as_one_process_tells_them(back_end: str, train_once: Train) -> None:
+    alone, together = (steps_told(train_once(name, "lora", max_steps=3)) for name in ("one process", back_end))
+    assert together == [pytest.approx(step, rel=1e-4) for step in alone]
 
 
-def test_each_process_draws_numbers_of_its_own(train_on: Train) -> None:
-    checkpoint = train_on("ddp", "lora", "drawn", max_steps=1) / "checkpoint-1"
+def test_each_process_draws_numbers_of_its_own(train_once: Train) -> None:
+    checkpoint = train_once("ddp", "lora", max_steps=3) / "checkpoint-3"
     tensors = load_file(checkpoint / "training_state.safetensors")
     assert not torch.equal(tensors["rng/0/cpu"], tensors["rng/1/cpu"])
 
@@ -63,8 +63,10 @@ def answer(prompts: list[list[int]], lockstep: bool) -> tuple[list[list[int]], l
     return engine.asked, [completion.ids for completion in completions]
 
 
-@pytest.mark.parametrize("count", [1, 4, 5])
-@pytest.mark.parametrize("lockstep", [False, True])
+@pytest.mark.parametrize(
+    ("lockstep", "count"),
+    by_tier(itertools.product([False, True], [1, 4, 5]), [(False, 1), (False, 5), (True, 1), (True, 5)]),
+)
 def test_every_prompt_is_answered_by_one_process_and_all_get_the_answer(lockstep: bool, count: int) -> None:
     prompts = [[number] * (1 + number * 3 % 5) for number in range(count)]
     (first, got), (second, got_too) = run_ranks(partial(answer, prompts, lockstep))

@@ -38,7 +38,11 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
     """DATA_DIR with train.jsonl (12 conversations) and dev.jsonl (4)."""
-    folder = tmp_path / "data"
+    return write_data(tmp_path)
+
+
+def write_data(parent: Path) -> Path:
+    folder = parent / "data"
     folder.mkdir()
     for name, count in (("train.jsonl", 12), ("dev.jsonl", 4)):
         (folder / name).write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows(count)))
@@ -54,12 +58,15 @@ Configure = Callable[..., Path]
 @pytest.fixture
 def configure(tmp_path: Path) -> Configure:
     """Write a YAML: `configure(peft, output, key=value …)`, the keys those of training_args."""
+    return configure_in(tmp_path)
 
+
+def configure_in(place: Path) -> Configure:
     def write(peft: dict[str, Any] | None, output: str = "out", **arguments: Any) -> Path:
         content: dict[str, Any] = {
             "data_config": {"train_file": "train.jsonl", "val_file": "dev.jsonl", "test_file": "dev.jsonl"},
             "training_args": {
-                "output_dir": str(tmp_path / output),
+                "output_dir": str(place / output),
                 "max_steps": 6,
                 "per_device_train_batch_size": 2,
                 "gradient_accumulation_steps": 2,
@@ -72,7 +79,7 @@ def configure(tmp_path: Path) -> Configure:
         }
         if peft is not None:
             content["peft_config"] = peft
-        path = tmp_path / f"{output}.yaml"
+        path = place / f"{output}.yaml"
         YAML().dump(content, path)
         return path
 

@@ -44,6 +44,7 @@ def test_nothing_is_started_where_a_launcher_has_started_us(
         count_processes(config, 2)
 
 
+@pytest.mark.nightly  # for every change, test_deaths.py starts it on one such name
 @pytest.mark.parametrize("folder", ["with space", "-n", "a;b"])
 def test_odd_names_reach_the_processes_as_they_are(
     folder: str, small: Path, data: Path, tmp_path: Path, configure: Configure

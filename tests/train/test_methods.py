@@ -13,6 +13,7 @@ from finetune.errors import CheckpointError, ConfigError, ModelError
 from finetune.eval.command import evaluate_file
 from finetune.model.tiny import make_tiny
 from finetune.train.run import train
+from tests.tiers import by_tier
 from tests.train.conftest import LORA, PREFIX, WORDS, Configure
 from tests.train.test_run import run_json, state
 
@@ -57,7 +58,9 @@ def loss_elsewhere(output: Path, data: Path, **options: Any) -> float:
     return report.loss.value
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(
+    "method", by_tier(METHODS, ["dora", "all linear", "head", "tokens", "prefix and head", "p-tuning"])
+)
 def test_a_method_trains_resumes_and_loads(method: str, small: Path, data: Path, configure: Configure) -> None:
     output = check_run(small, data, configure(METHODS[method], **SHORT))
     run = run_json(output)
@@ -91,7 +94,9 @@ def bfloat16(small: Path, tmp_path: Path) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("method", ["bias", "head", "tokens", "prefix and head", "ia3"])
+@pytest.mark.parametrize(
+    "method", by_tier(["bias", "head", "tokens", "prefix and head", "ia3"], ["bias", "ia3"])
+)
 def test_a_method_trains_on_a_bfloat16_base(
     method: str, bfloat16: Path, data: Path, configure: Configure
 ) -> None:
@@ -101,7 +106,7 @@ def test_a_method_trains_on_a_bfloat16_base(
     )
 
 
-@pytest.mark.parametrize("kind", ["nf4", "int8"])
+@pytest.mark.parametrize("kind", by_tier(["nf4", "int8"], ["nf4"]))
 def test_lora_trains_on_a_quantized_base(
     kind: str, small: Path, data: Path, configure: Configure, capfd: pytest.CaptureFixture[str]
 ) -> None:

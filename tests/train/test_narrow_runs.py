@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM
 from finetune.errors import ConfigError
 from finetune.train.masters import join
 from finetune.train.run import train
+from tests.tiers import by_tier
 from tests.train.conftest import Configure
 
 KINDS = [(kind, optim) for kind in ("split", "stochastic") for optim in ("adamw_torch", "adamw_8bit")]
@@ -37,7 +38,7 @@ def losses(output: Path) -> list[float]:
     return [line["loss"] for line in lines if "loss" in line]
 
 
-@pytest.mark.parametrize(("kind", "optim"), KINDS)
+@pytest.mark.parametrize(("kind", "optim"), by_tier(KINDS, KINDS[:1] + KINDS[-1:]))
 def test_a_resumed_run_is_the_uninterrupted_run_bit_for_bit(
     kind: str, optim: str, small: Path, data: Path, configure: Configure
 ) -> None:
@@ -51,7 +52,7 @@ def test_a_resumed_run_is_the_uninterrupted_run_bit_for_bit(
         assert tensor.dtype == right[name].dtype and torch.equal(tensor, right[name]), name
 
 
-@pytest.mark.parametrize(("kind", "optim"), KINDS)
+@pytest.mark.parametrize(("kind", "optim"), by_tier(KINDS, KINDS[:1] + KINDS[-1:]))
 def test_it_learns_what_float32_weights_learn(
     kind: str, optim: str, small: Path, data: Path, configure: Configure
 ) -> None:

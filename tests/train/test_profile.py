@@ -20,7 +20,9 @@ def losses(output: Path) -> list[float]:
     return [line["loss"] for line in lines if "loss" in line]
 
 
-@pytest.mark.parametrize("peft", [LORA, None], ids=["lora", "full"])
+@pytest.mark.parametrize(
+    "peft", [pytest.param(LORA, id="lora"), pytest.param(None, id="full", marks=pytest.mark.nightly)]
+)
 def test_a_profiled_run_is_the_same_run(
     peft: dict[str, Any] | None,
     small: Path,

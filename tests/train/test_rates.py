@@ -18,6 +18,7 @@ from finetune.model.tuning import apply_tuning
 from finetune.train.optimizer import make_optimizer
 from finetune.train.rates import own_rates
 from finetune.train.run import train
+from tests.tiers import by_tier
 from tests.train.conftest import LORA, PREFIX, Configure
 
 
@@ -132,7 +133,9 @@ def test_a_step_is_so_many_times_as_long(small: Path, data: Path, configure: Con
         assert apart < 1e-3, name  # the weights themselves are rounded to float32
 
 
-@pytest.mark.parametrize("optim", ["adamw_torch_fused", "adamw_8bit", "adafactor"])
+@pytest.mark.parametrize(
+    "optim", by_tier(["adamw_torch_fused", "adamw_8bit", "adafactor"], ["adamw_torch_fused"])
+)
 def test_a_resumed_run_with_them_is_the_uninterrupted_run(
     optim: str, small: Path, data: Path, configure: Configure
 ) -> None:

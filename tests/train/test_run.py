@@ -28,6 +28,7 @@ from finetune.model.head import SupervisedLoss
 from finetune.train.checkpoint.rng import restore_rng
 from finetune.train.loop import Loop
 from finetune.train.run import rerun, train
+from tests.tiers import by_tier
 from tests.train.conftest import LORA, PREFIX, Configure
 
 METHODS: dict[str, dict[str, Any] | None] = {"lora": LORA, "prefix": PREFIX, "full": None}
@@ -67,7 +68,7 @@ def test_a_run_leaves_a_folder_that_tells_it_all(
     assert sorted(path.name for path in output.glob("checkpoint-*")) == ["checkpoint-3", "checkpoint-6"]
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", by_tier(METHODS, ["lora", "prefix"]))
 def test_a_resumed_run_is_the_uninterrupted_run_bit_for_bit(
     method: str, small: Path, data: Path, configure: Configure
 ) -> None:
@@ -80,7 +81,7 @@ def test_a_resumed_run_is_the_uninterrupted_run_bit_for_bit(
     assert state(resumed / "checkpoint-6") == state(straight / "checkpoint-6")
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", by_tier(METHODS, ["lora"]))
 def test_the_budget_and_the_layout_do_not_change_a_step(
     method: str, small: Path, data: Path, configure: Configure
 ) -> None:
@@ -98,7 +99,7 @@ def test_the_budget_and_the_layout_do_not_change_a_step(
             assert (weights[0][name] - other[name]).abs().max() <= 1e-7, name
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", by_tier(METHODS, ["lora"]))
 def test_gradient_checkpointing_changes_no_gradient_or_is_refused(
     method: str, small: Path, data: Path, configure: Configure
 ) -> None:

@@ -31,7 +31,7 @@ def evaluations(output: Path) -> list[dict[str, float]]:
 @pytest.mark.parametrize(
     ("spelt", "names"),
     [
-        ("[easy.jsonl, hard.jsonl]", ["easy", "hard"]),
+        pytest.param("[easy.jsonl, hard.jsonl]", ["easy", "hard"], marks=pytest.mark.nightly),
         ("{simple: easy.jsonl, several words: hard.jsonl}", ["simple", "several words"]),
     ],
 )
