@@ -25,19 +25,32 @@ from finetune.shipped import find_shipped
 __all__ = ["find_shipped", "load_config", "parse_config", "recorded_config"]
 
 
-def load_config(path: Path, overrides: Sequence[str] = (), *, data_dir: Path | None = None) -> Config:
+def load_config(
+    config: str | Path | Mapping[str, Any],
+    overrides: Sequence[str] = (),
+    *,
+    data_dir: str | Path | None = None,
+) -> Config:
     """Read a YAML file, change it by `overrides` ("training_args.learning_rate=1e-4"), and check all of it.
 
-    With `data_dir`, the data files must exist, too. Raises one ConfigError with a line for every mistake.
+    A map of the same keys is taken in the place of a file. With `data_dir`, the data files must exist, too.
+    Raises one ConfigError with a line for every mistake.
     """
-    return _finish(read_document(path), overrides, data_dir)
+    place = None if data_dir is None else Path(data_dir)
+    if isinstance(config, Mapping):
+        return _finish(_draft_of(config, "config"), overrides, place)
+    return _finish(read_document(Path(config)), overrides, place)
 
 
 def parse_config(values: Mapping[str, Any], source: str, overrides: Sequence[str] = ()) -> Config:
     """A Config from what `Config.as_yaml()` gave; `source` is what mistakes are said to stand in."""
+    return _finish(_draft_of(values, source), overrides, None)
+
+
+def _draft_of(values: Mapping[str, Any], source: str) -> Draft:
     draft = Draft(source, deepcopy(dict(values)))
     draft.places[()] = Place(source)
-    return _finish(draft, overrides, None)
+    return draft
 
 
 def recorded_config(

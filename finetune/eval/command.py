@@ -19,12 +19,12 @@ from finetune.infer.load import load_engine
 
 
 def evaluate_file(
-    model_or_run: str,
-    data_file: str,
+    model_or_run: str | Path,
+    data_file: str | Path,
     *,
-    config: Path | None = None,
+    config: str | Path | None = None,
     limit: int | None = None,
-    output: Path | None = None,
+    output: str | Path | None = None,
     batch_size: int = 8,
     quantization: str | None = None,
     trust_remote_code: bool = False,
@@ -38,6 +38,8 @@ def evaluate_file(
     Without `config` a run is evaluated under its own settings, anything else under the defaults. What those
     settings allow does not count: only this command's arguments and `config` give permissions.
     """
+    model_or_run, data_file = str(model_or_run), str(data_file)
+    config, output = (None if path is None else Path(path) for path in (config, output))
     run = folder.resolve(model_or_run).run
     permissions = Permissions(allow_remote_images=allow_remote_images, image_roots=image_roots)
     settings = _settings(run, data_file, config, permissions)

@@ -7,7 +7,7 @@ padded batches and stock attention.
 The engine leaves a model as it found it, so that a training loop can call it between two steps.
 """
 
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, cast
@@ -23,8 +23,11 @@ from transformers import (
 from transformers.generation.streamers import BaseStreamer
 
 from finetune import log
+from finetune.chat.messages import Conversation, Message
 from finetune.chat.template import ChatTemplate
-from finetune.data.encode import WEIGHT, Example, Prompt
+from finetune.data.encode import WEIGHT, Example, Prompt, prompt_of
+from finetune.data.reading.formats import parse_conversation
+from finetune.data.reading.record import Record
 from finetune.errors import ConfigError, MemoryExhaustedError, ModelError, is_out_of_memory
 from finetune.infer.choice import random_bits
 from finetune.infer.decode import Decoder, Virtual, trial
@@ -77,6 +80,23 @@ class HFEngine:
     def has_adapter(self) -> bool:
         """Whether there is something for `without_adapter` to switch off."""
         return not isinstance(self.model, PreTrainedModel)
+
+    def chat(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        tools: Sequence[Mapping[str, Any]] = (),
+        **sampling: Any,
+    ) -> Message:
+        """The answer to OpenAI's `messages` (and `tools`): its content, thoughts and calls, read back.
+
+        sampling: fields of `Sampling`, such as max_new_tokens; greedy without any. Raises DataError for
+        messages that are no conversation, TemplateError for one that the template cannot print.
+        """
+        content = {"messages": list(messages), **({"tools": list(tools)} if tools else {})}
+        conversation = parse_conversation(Record(content, "messages", 1), "messages")
+        assert isinstance(conversation, Conversation)  # `messages` are never a plain text
+        (completion,) = self.generate([prompt_of(self.template, conversation)], Sampling(**sampling))
+        return self.template.parse(completion.ids)
 
     def generate(
         self,

@@ -18,7 +18,7 @@ from finetune.model.precision import precision_to_answer
 
 
 def load_engine(
-    model_or_run: str | folder.Source,
+    model_or_run: str | Path | folder.Source,
     *,
     quantization: str | None = None,
     trust_remote_code: bool = False,
@@ -36,7 +36,7 @@ def load_engine(
     a CPU that is slow in that dtype, it becomes float32.
     Raises ModelError, TemplateError, UntrustedContentError, or MissingLibraryError without bitsandbytes.
     """
-    source = folder.resolve(model_or_run) if isinstance(model_or_run, str) else model_or_run
+    source = model_or_run if isinstance(model_or_run, folder.Source) else folder.resolve(str(model_or_run))
     log.info(f"model: {source.note}")
     _warn_of_other_base(source)
     # Before the weights, because it fails in a second where they take minutes.

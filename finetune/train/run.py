@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -29,14 +29,19 @@ from finetune.train.signals import StopSignals
 
 
 def train(
-    data_dir: Path, model: str, config: Path, resume: str | None = None, overrides: Sequence[str] = ()
+    data_dir: str | Path,
+    model: str | Path,
+    config: str | Path | Mapping[str, Any],
+    resume: str | None = None,
+    overrides: Sequence[str] = (),
 ) -> Path:
-    """Fine-tune `model` on the files of `data_dir` as the YAML `config` says; returns the run folder.
+    """Fine-tune `model` on the files of `data_dir` as `config` says; returns the run folder.
 
-    `resume`: None (a fresh folder), `yes`, `no`, a step or a checkpoint folder. `overrides`: `key=value` each.
+    `config`: a YAML file, or a map of its keys. `resume`: None (a fresh folder), `yes`, `no`, a step or a
+    checkpoint folder. `overrides`: `key=value` each.
     Raises a FinetuneError; its exit code is the command's.
     """
-    return run(load_config(config, overrides, data_dir=data_dir), data_dir, model, resume)
+    return run(load_config(config, overrides, data_dir=data_dir), Path(data_dir), str(model), resume)
 
 
 def rerun(output: Path, new_output: Path, permissions: Permissions = Permissions()) -> Path:
