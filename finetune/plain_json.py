@@ -32,7 +32,11 @@ _OF_A_MODEL = (
 
 
 class BadJSONError(ValueError):
-    """`LINE:COLUMN: what is wrong`; the place is left out where it cannot be told."""
+    """What is wrong with a JSON text. place: ":LINE:COLUMN", or nothing where that cannot be told."""
+
+    def __init__(self, reason: str, place: str = "") -> None:
+        super().__init__(f"{place[1:]}: {reason}" if place else reason)
+        self.reason, self.place = reason, place
 
 
 def parse_json(text: str | bytes) -> Any:
@@ -43,7 +47,7 @@ def parse_json(text: str | bytes) -> Any:
     except UnicodeDecodeError as error:
         raise BadJSONError(f"not UTF-8 at byte {error.start}") from None
     except json.JSONDecodeError as error:
-        raise BadJSONError(f"{error.lineno}:{error.colno}: {error.msg}") from None
+        raise BadJSONError(error.msg, f":{error.lineno}:{error.colno}") from None
     except RecursionError:
         raise BadJSONError("nested too deeply") from None
     except ValueError as error:  # a number of too many digits
@@ -55,11 +59,9 @@ def parse_json(text: str | bytes) -> Any:
 
 def read_json(path: Path) -> Any:
     """The value in a file. Raises OSError, and BadJSONError as `parse_json` does and beyond `LARGEST` bytes."""
-    with path.open("rb") as file:
-        content = file.read(LARGEST + 1)
-    if len(content) > LARGEST:
+    if path.stat().st_size > LARGEST:
         raise BadJSONError(f"larger than {LARGEST:,} bytes")
-    return parse_json(content)
+    return parse_json(path.read_bytes())
 
 
 def check_json_files(folder: Path) -> None:
@@ -70,11 +72,14 @@ def check_json_files(folder: Path) -> None:
         try:
             value = read_json(file)
         except BadJSONError as error:
-            raise ModelError(f"{file}:{error}; copy it again from where the model came from") from None
+            what = f"{file}{error.place}: damaged: {error.reason}"
+            raise ModelError(f"{what}; copy it again from where the model came from") from None
         except OSError as error:
             raise ModelError(f"{file}: {error.strerror}") from None
         if not isinstance(value, dict):
-            raise ModelError(f"{file}:1:1: not a JSON object; copy it again from where the model came from")
+            raise ModelError(
+                f"{file}:1:1: damaged: not a JSON object; copy it again from where the model came from"
+            )
 
 
 def _depth(value: Any) -> int:

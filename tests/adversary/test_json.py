@@ -68,7 +68,7 @@ def test_a_file_that_no_reader_can_use_is_refused_by_name(
 
 def test_the_place_is_told_where_it_is_known(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_bytes(DAMAGES["cut"])
-    with pytest.raises(FinetuneError, match=r"config\.json:2:7: Expecting value; copy it again"):
+    with pytest.raises(FinetuneError, match=r"config\.json:2:7: damaged: Expecting value; copy it again"):
         check_json_files(tmp_path)
 
 

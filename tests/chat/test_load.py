@@ -153,7 +153,7 @@ def remote_code(folder):
     [
         (damaged_tokenizer, ModelError, r"tokenizer\.json: damaged: "),
         (nonsense_tokenizer, ModelError, r"tokenizer\.json: damaged: "),
-        (damaged_config, ModelError, r"tokenizer_config\.json: damaged: "),
+        (damaged_config, ModelError, r"tokenizer_config\.json:1:\d+: damaged: "),
         (no_template, TemplateError, r"has no chat template .*set model_config\.chat_template"),
         (damaged_template, TemplateError, r"chat_template\.jinja:1: not a chat template"),
         (silent_template, TemplateError, "does not print the assistant's answer"),

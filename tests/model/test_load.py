@@ -74,8 +74,8 @@ def test_a_model_comes_as_it_is_stored_in_evaluation_mode(small: Path) -> None:
 
 REFUSED: dict[str, tuple[Change, str]] = {
     "no config": (without("config.json"), "no config.json; MODEL is a folder with a transformers checkpoint"),
-    "config is no JSON": (holds("config.json", b"{"), "cannot read its config.json: .* line 1 column 2"),
-    "config is a list": (holds("config.json", b"[]"), "not a JSON object"),
+    "config is no JSON": (holds("config.json", b"{"), r"config\.json:1:2: damaged: Expecting"),
+    "config is a list": (holds("config.json", b"[]"), "damaged: not a JSON object"),
     "config with a wrong value": (says(hidden_size="many"), "cannot be used: .*hidden_size.*'many'"),
     "no model type": (says(model_type=None), "model_type None is no causal language model"),
     "a vision model": (says(model_type="clip"), "model_type 'clip' is no causal language model of text"),
@@ -111,7 +111,7 @@ def test_what_is_no_whole_model_is_refused(problem: str, small: Path, tmp_path: 
     change(folder)
     with pytest.raises(ModelError, match=message) as refused:
         load(folder)
-    assert str(refused.value).startswith(f"{folder}: ")
+    assert str(refused.value).startswith((f"{folder}: ", f"{folder}/"))
 
 
 @pytest.mark.parametrize("name", ["nothing", "a/b/c", "/nowhere/model"])
