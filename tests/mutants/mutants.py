@@ -31,6 +31,7 @@ SEEN = "tests/infer/test_seeing.py"
 SIGHT = "tests/model/test_vision.py"
 SIGHT_AS_STOCK = f"{SIGHT}::test_flat_and_single_give_the_loss_and_gradients_of_transformers_own_forward"
 PICTURED = "tests/data/test_pictures.py"
+TEMPLATES = "tests/adversary/test_templates.py::test_a_template_without_end_is_refused_as_that"
 PIXELS = "tests/data/images/test_pixels.py"
 
 
@@ -813,4 +814,31 @@ PICTURES = (
     ),
 )
 
-MUTANTS = (*ARITHMETIC, *DISK, *CHECKPOINTS, *STEPS, *TOKENS, *PROCESSES, *PICTURES)
+STRANGERS = (
+    Mutant(
+        "turns-for-nothing",
+        "a turn of a chat template's loop costs nothing",
+        "finetune/chat/budget.py",
+        "        self._steps -= 1\n",
+        "",
+        (f"{TEMPLATES}[loops in loops over a text]",),
+    ),
+    Mutant(
+        "joined-for-nothing",
+        "a chat template's ~ costs nothing",
+        "finetune/chat/budget.py",
+        "    if (length := sum(map(len, texts))) > _SHORT:\n",
+        "    if (length := 0) > _SHORT:\n",
+        (f"{TEMPLATES}[text doubled by ~]",),
+    ),
+    Mutant(
+        "depth-not-looked-at",
+        "JSON of any depth that Python reads is taken",
+        "finetune/plain_json.py",
+        "and _depth(value) > DEEPEST:",
+        "and False:",
+        ("tests/adversary/test_json.py::test_what_lies_at_the_limits_is_read",),
+    ),
+)
+
+MUTANTS = (*ARITHMETIC, *DISK, *CHECKPOINTS, *STEPS, *TOKENS, *PROCESSES, *PICTURES, *STRANGERS)
