@@ -5,8 +5,8 @@
 
 A folder appears whole (written aside, synced, renamed) or not at all, and its bytes are compared with the
 hashes in about.json before they are used. Arrays are mapped into memory: a second run starts at once, and
-the processes of one machine share them. The cache can be deleted at any time; where it cannot be written,
-examples are simply not kept.
+the processes of one machine share them. All entries together have a limit (cache_limit.py). The cache can be
+deleted at any time; where it cannot be written, examples are simply not kept.
 """
 
 import fcntl
@@ -14,7 +14,6 @@ import hashlib
 import json
 import os
 import shutil
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -27,13 +26,12 @@ import numpy as np
 
 from finetune import log
 from finetune.data.album import ALBUM_ARRAYS, Album
+from finetune.data.cache_limit import given_limit, hold, make_room, release
 from finetune.data.examples import Examples
 from finetune.data.ledger import FileAccount, Ledger
 from finetune.data.reading.records import Malformed
 from finetune.disk import (
-    bytes_free,
     cache_folder,
-    human,
     open_lock,
     seal,
     sha256_of,
@@ -46,12 +44,12 @@ from finetune.workspace import workspace
 ABOUT = "about.json"
 _ARRAYS = ("input_ids", "loss_mask", "offsets", "first_example", "lines", "sources")
 _ALL_ARRAYS = (*_ARRAYS, *ALBUM_ARRAYS)
-_UNUSED_DAYS = 30
 _ROOM_LEFT = 1 << 30  # bytes of the disk that the cache does not take
 
 
 def cached(key: Mapping[str, object], make: Callable[[], Examples]) -> Examples:
     """The examples that depend on `key`, a JSON object, and on our code; made now if they are not there."""
+    given_limit()  # before the work: a mistake in it would be told behind it
     described = json.dumps([key, _code_version()], sort_keys=True, default=str)
     folder = cache_folder() / "tokens" / hashlib.sha256(described.encode()).hexdigest()[:32]
     with _only_one(folder):
@@ -108,7 +106,8 @@ def _opened(folder: Path) -> Examples | None:
         for name in (*_ALL_ARRAYS, *map(_column_file, about["columns"])):
             if sha256_of(folder / f"{name}.npy") != about["sha256"][name]:
                 raise ValueError(f"{name}.npy is not what was written")
-        os.utime(folder)  # used today
+        os.utime(folder)  # used now
+        hold(folder, folder / ABOUT)
         return _current(_examples(folder, about))
     except (OSError, ValueError, KeyError, TypeError) as error:
         log.warning(f"{folder}: damaged ({error}); the data is encoded again")
@@ -170,10 +169,10 @@ def _keep(folder: Path, examples: Examples) -> None:
     arrays |= {_column_file(name): column for name, column in examples.columns.items()}
     needed = sum(array.nbytes for array in arrays.values())
     try:
-        _remove_unused(folder.parent)
-        if bytes_free(folder.parent) < needed + _ROOM_LEFT:
-            log.info(f"encoded data is not kept: {human(needed)} leave too little room in {folder.parent}")
+        if (reason := make_room(folder.parent, needed, _ROOM_LEFT, ABOUT)) is not None:
+            log.info(f"encoded data is not kept: {reason}")
             return
+        release(folder)
         shutil.rmtree(folder, ignore_errors=True)  # one whose pictures have changed
         with workspace(folder.parent) as work:
             aside = work / folder.name
@@ -200,11 +199,3 @@ def _about(examples: Examples, hashes: Mapping[str, str]) -> dict[str, object]:
         "rejected": [asdict(problem) for problem in examples.rejected],
         "columns": list(examples.columns),
     }
-
-
-def _remove_unused(tokens: Path) -> None:
-    """Remove what nobody used for a month."""
-    oldest = time.time() - _UNUSED_DAYS * 24 * 3600
-    for entry in tokens.iterdir():
-        if entry.is_dir() and entry.stat().st_mtime < oldest:
-            shutil.rmtree(entry, ignore_errors=True)

@@ -3,6 +3,7 @@
 import json
 import multiprocessing
 import os
+import shutil
 import signal
 import threading
 import time
@@ -15,10 +16,10 @@ import numpy as np
 import pytest
 
 from finetune.config.schema import DataConfig, FileShare
-from finetune.data import cache, dataset, mixture
+from finetune.data import cache, cache_limit, dataset, mixture
 from finetune.data.dataset import Examples, load_examples
 from finetune.disk import cache_folder
-from finetune.errors import DataError
+from finetune.errors import ConfigError, DataError
 from tests.data.conftest import GLM4, byte_tokenizer
 
 Load = Callable[..., Examples]
@@ -181,7 +182,7 @@ def test_a_full_disk_costs_the_next_start_and_nothing_else(
     monkeypatch.setattr(cache, "write_synced", full)
     assert load().conversations == 30
     assert entries() == [] and "not kept" in capsys.readouterr().err
-    monkeypatch.setattr(cache, "bytes_free", lambda _: 1000)
+    monkeypatch.setattr(cache_limit, "bytes_free", lambda _: 1000)
     assert load().conversations == 30
     assert entries() == [] and "too little room" in capsys.readouterr().err
 
@@ -194,16 +195,56 @@ def test_a_file_that_changes_while_it_is_read_is_refused(load: Load, monkeypatch
     assert entries() == []
 
 
-def test_what_nobody_used_for_a_month_goes_and_what_was_used_stays(load: Load) -> None:
+def kept_under(load: Load, monkeypatch: pytest.MonkeyPatch, entries_that_fit: float) -> tuple[Path, Path]:
+    """Two entries, the first used last, and a limit; this process holds neither."""
     load()
     (used,) = entries()
     load(max_length=99)
     (unused,) = set(entries()) - {used}
-    for entry in (used, unused):
-        os.utime(entry, (0, time.time() - 40 * 24 * 3600))
     load()
+    size = sum(file.stat().st_size for file in used.iterdir())
+    monkeypatch.setenv("FINETUNE_CACHE_LIMIT", str(entries_that_fit * size / 1e9))
+    for entry in (used, unused):
+        cache_limit.release(entry)
+    return used, unused
+
+
+@pytest.mark.parametrize("years", [-30, 0, 30], ids="the clock jumps {} years".format)
+def test_the_least_recently_used_goes_where_the_limit_is_reached(
+    years: int, load: Load, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    used, unused = kept_under(load, monkeypatch, 2.5)
+    for entry in (used, unused):
+        moved = entry.stat().st_mtime + years * 365 * 24 * 3600
+        os.utime(entry, (moved, moved))
     load(max_length=98)
     assert used in entries() and unused not in entries() and len(entries()) == 2
+
+
+def test_what_a_process_reads_stays_and_the_new_is_not_kept(
+    load: Load, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    used, unused = kept_under(load, monkeypatch, 2.5)
+    for entry in (used, unused):
+        cache_limit.hold(entry, entry / "about.json")
+    encoded = load(max_length=98)
+    assert len(encoded) and set(entries()) == {used, unused}
+    assert "other runs hold" in capsys.readouterr().err
+
+
+def test_a_limit_of_nothing_keeps_nothing_and_one_that_is_no_number_is_refused(
+    load: Load, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FINETUNE_CACHE_LIMIT", "0")
+    load()
+    assert entries() == []
+    monkeypatch.setenv("FINETUNE_CACHE_LIMIT", "much")
+    with pytest.raises(ConfigError, match="FINETUNE_CACHE_LIMIT=much: expected a number of GB"):
+        load()
+
+
+def test_without_a_limit_given_it_is_a_part_of_the_disk(tmp_path: Path) -> None:
+    assert cache_limit.limit_of(tmp_path) == min(20 * 10**9, shutil.disk_usage(tmp_path).total // 10)
 
 
 def _encode(folder: Path, started: "multiprocessing.synchronize.Event", slow: float) -> None:
