@@ -29,9 +29,9 @@ from jinja2.visitor import NodeTransformer
 STEPS = 2_000_000
 CHARACTERS = 50_000_000
 SECONDS = 30.0
-"""Of one thread's processor time; looked at every few thousand steps."""
+"""Of one thread's processor time."""
 LONGEST = 100_000_000
-"""Characters that one rendering may have."""
+"""Characters of a rendering, and of any text on the way."""
 LONGEST_SOURCE = 2_000_000
 """Characters of a template. Those of real models have some 30,000."""
 
@@ -54,6 +54,7 @@ _WIDTH_FILTERS = frozenset({"batch", "center", "indent", "round", "slice", "tojs
 _PAID_FILTERS = _WIDTH_FILTERS | {"replace", "join", "format", "sum"}
 _REMOVED_FILTERS = ("striptags", "urlize")
 """For web pages; they search with patterns that can take very long."""
+_TOO_MUCH_TEXT = "makes more text than any that only prints such a conversation"
 _TURNS, _JOINED, _MADE = "finetune.turns", "finetune.joined", "finetune.made"
 _TEXT, _PRINTED = "finetune.text", "finetune.printed"
 
@@ -89,8 +90,10 @@ class Budget:
             self._extend()
 
     def make(self, characters: int) -> None:
-        """Raises ExhaustedError where so many are not left."""
+        """Raises ExhaustedError where so many are not left, or are more than one text may have."""
         self._characters -= characters
+        if characters > LONGEST:
+            raise ExhaustedError(_TOO_MUCH_TEXT)
         if self._characters < 0:
             self._extend()
 
@@ -102,7 +105,7 @@ class Budget:
         if self._steps < 0:
             raise ExhaustedError("makes more loops and calls than any that only prints such a conversation")
         if self._characters < 0:
-            raise ExhaustedError("makes more text than any that only prints such a conversation")
+            raise ExhaustedError(_TOO_MUCH_TEXT)
 
     def parts_of(self, value: Any) -> None:
         """Pay for all that a container holds: one part may stand in it many times, and is printed as often."""
@@ -129,10 +132,13 @@ def spending(budget: Budget) -> Iterator[None]:
 def allowance(
     messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]] | None
 ) -> tuple[int, int]:
-    """Steps and characters that a conversation adds: loops over loops of its messages, twenty copies of it."""
+    """Steps and characters that a conversation adds.
+
+    Loops over loops of its messages, twenty copies of it, and a text of it all that grows by each message.
+    """
     parts = [*messages, *(tools or ())]
     size = sum(len(part) if isinstance(part, str) else 1 for part in _parts(parts))
-    return 4 * len(parts) ** 2 + 100 * size, 100_000 * len(parts) + 20 * size
+    return 4 * len(parts) ** 2 + 100 * size, 100_000 * len(parts) + (20 + 4 * len(parts)) * size
 
 
 def _parts(value: Any, most: int | None = None) -> Iterator[Any]:

@@ -175,6 +175,13 @@ def test_a_long_conversation_may_cost_what_its_size_makes_likely(monkeypatch: py
     assert said == "".join(f"{m['role']}: {m['content']}\n" for m in many)
 
 
+def test_a_text_may_grow_by_every_message_of_a_long_conversation() -> None:
+    growing = "{% for m in messages %}{% set n.x = n.x + m.content %}{% endfor %}{{ n.x }}"
+    source = "{% set n = namespace(x='') %}" + growing
+    many = [{"role": "user", "content": "word " * 100}] * 2000
+    assert len(JinjaTemplate(source, name="t", variables={}).render(many, None, False)) == 500 * 2000
+
+
 def test_one_rendering_does_not_pay_for_another() -> None:
     template = JinjaTemplate("{% for i in range(1000) %}{{ i }}{% endfor %}", name="t", variables={})
     for _ in range(2 * budget.STEPS // 1000 // 10):
