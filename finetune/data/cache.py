@@ -169,11 +169,11 @@ def _keep(folder: Path, examples: Examples) -> None:
     arrays |= {_column_file(name): column for name, column in examples.columns.items()}
     needed = sum(array.nbytes for array in arrays.values())
     try:
+        release(folder)
+        shutil.rmtree(folder, ignore_errors=True)  # one whose pictures have changed
         if (reason := make_room(folder.parent, needed, _ROOM_LEFT, ABOUT)) is not None:
             log.info(f"encoded data is not kept: {reason}")
             return
-        release(folder)
-        shutil.rmtree(folder, ignore_errors=True)  # one whose pictures have changed
         with workspace(folder.parent) as work:
             aside = work / folder.name
             aside.mkdir()

@@ -77,10 +77,12 @@ def make_room(folder: Path, needed: int, spare: int, lock_name: str) -> str | No
         with _unheld(entry / lock_name) as free:
             if free:
                 shutil.rmtree(entry, ignore_errors=True)
-                log.info(f"removed from the cache, to make room: {entry} ({human(size)})")
-                del taken[entry]
+        if free and not entry.exists():
+            log.info(f"removed from the cache, to make room: {entry} ({human(size)})")
+            del taken[entry]
     if sum(taken.values()) + needed > limit:
-        return f"other runs hold {human(sum(taken.values()))} of the {human(limit)} that the cache may take"
+        what = f"{human(sum(taken.values()))} of the {human(limit)} that the cache may take"
+        return f"{what} are held by other runs, or cannot be removed"
     if bytes_free(folder) < needed + spare:
         return f"{human(needed)} leave too little room in {folder}"
     return None
@@ -88,7 +90,13 @@ def make_room(folder: Path, needed: int, spare: int, lock_name: str) -> str | No
 
 def _least_recently_used(folder: Path) -> list[Path]:
     entries = [entry for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("tmp-")]
-    return sorted(entries, key=lambda entry: entry.stat().st_mtime)
+    return sorted(entries, key=_last_used)
+
+
+def _last_used(entry: Path) -> float:
+    with suppress(OSError):  # somebody removes it just now
+        return entry.stat().st_mtime
+    return 0.0
 
 
 def _bytes_in(entry: Path) -> int:

@@ -229,7 +229,18 @@ def test_what_a_process_reads_stays_and_the_new_is_not_kept(
         cache_limit.hold(entry, entry / "about.json")
     encoded = load(max_length=98)
     assert len(encoded) and set(entries()) == {used, unused}
-    assert "other runs hold" in capsys.readouterr().err
+    assert "are held by other runs" in capsys.readouterr().err
+
+
+def test_what_cannot_be_removed_is_not_said_to_be(
+    load: Load, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    used, unused = kept_under(load, monkeypatch, 2.5)
+    monkeypatch.setattr(cache_limit.shutil, "rmtree", lambda *_, **__: None)  # as of another user's
+    load(max_length=98)
+    assert set(entries()) == {used, unused}
+    told = capsys.readouterr().err
+    assert "removed from the cache" not in told and "or cannot be removed" in told
 
 
 def test_a_limit_of_nothing_keeps_nothing_and_one_that_is_no_number_is_refused(
